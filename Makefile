@@ -1,0 +1,78 @@
+# rdmf: make demo | features | train | evaluate | test | check | bench | clean
+# Every target sets up all it needs: the virtual environment first, then features, then training.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATASET ?= demo
+VIDEOS ?= data/$(DATASET)/videos
+ANNOTATIONS ?= data/$(DATASET)/annotations
+FEATURES ?= features/$(DATASET)
+RUN ?= runs/$(DATASET)
+CONFIG ?= $(wildcard configs/$(DATASET).yaml)
+SPLIT ?= $(if $(filter demo,$(DATASET)),test,val)
+ARGS ?=
+
+READY := $(VENV)/.rdmf-ready
+RDMF := $(VENV)/bin/rdmf
+
+.PHONY: help setup demo features train evaluate test check bench clean
+
+help:
+	@echo "make demo        render, extract, train, evaluate and draw the demo, all on this machine"
+	@echo "make features    DATASET=charades VIDEOS=dir ANNOTATIONS=dir [ARGS='--video-encoder swin_t ...']"
+	@echo "make train       DATASET=charades [CONFIG=configs/rdmf.yaml RUN=runs/charades ARGS='--set training.seed=1']"
+	@echo "make evaluate    DATASET=charades [SPLIT=val]     makes the features and the training that it lacks"
+	@echo "make test        the test suite     make check   lint, types, layers     make bench   benchmarks"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "rdmf needs Python 3.11 or newer, $(PYTHON) is older; call make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing rdmf into $(VENV) (once; some minutes)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(RDMF) features demo
+	$(MAKE) --no-print-directory $(RUN_DEMO)
+	$(RDMF) evaluate --run runs/demo --split test --controls --json runs/demo/test.json
+	$(RDMF) predict --run runs/demo --demo --figure runs/demo/moment.png
+
+RUN_DEMO := runs/demo/result.json
+$(RUN_DEMO): | $(READY)
+	$(RDMF) train --features features/demo --config configs/demo.yaml --out runs/demo --resume
+
+features: $(READY)
+	$(RDMF) features $(DATASET) --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(FEATURES) $(ARGS)
+
+train: $(RUN)/result.json
+
+# The run ends by writing result.json; an interrupted one goes on where it was.
+ifneq ($(RUN)/result.json,$(RUN_DEMO))
+$(RUN)/result.json: | $(FEATURES)/manifest.parquet
+	$(RDMF) train --features $(FEATURES) $(if $(CONFIG),--config $(CONFIG)) --out $(RUN) --resume $(ARGS)
+else
+$(RUN_DEMO): | $(FEATURES)/manifest.parquet
+endif
+
+$(FEATURES)/manifest.parquet: | $(READY)
+	$(RDMF) features $(DATASET) --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(FEATURES)
+
+evaluate: $(RUN)/result.json
+	$(RDMF) evaluate --run $(RUN) --split $(SPLIT) --json $(RUN)/$(SPLIT).json
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy .
+	$(VENV)/bin/lint-imports
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(VENV)/bin/python $$script || exit 1; done
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache

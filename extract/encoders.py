@@ -1,0 +1,224 @@
+"""The frozen encoders by name: what they are fed, which weights they use, and how to get one.
+
+B clips, F frames, S x S pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .bert import TextDescription, TextEncoder, describe_bert, find_bert
+from .clips import PREPROCESSING
+from .video_swin import VARIANTS, VideoSwin
+from .weights import WeightsError, fetch, load_state, published_prefix, read_state, sha256_of
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1]; what the published weights were trained with."""
+
+RANDOM_SEED = 0
+SHIPPED = Path(__file__).parent / "nano"
+
+
+@dataclass(frozen=True)
+class ClipSampling:
+    """The frames an encoder sees of one clip."""
+
+    frames: int
+    span_s: float
+    """Seconds from which the frames are taken evenly, around the clip's centre."""
+    size: int
+    """Rows and columns: the short side is resized to it and the centre cut out."""
+
+
+SWIN_SAMPLING = ClipSampling(frames=32, span_s=32 / 15, size=224)
+"""Kinetics clips are 32 frames at 15 frames/s, so 2.13 s. The short side becomes 224, as in the paper's own
+test configuration; torchvision's preset makes it 256 and cuts 224 out of it, so it sees an eighth less."""
+NANO_SAMPLING = ClipSampling(frames=8, span_s=1.0, size=64)
+
+
+@dataclass(frozen=True)
+class SwinRecipe:
+    """One entry of VIDEO_ENCODERS."""
+
+    variant: str
+    """Key of video_swin.VARIANTS."""
+    sampling: ClipSampling
+    published: str | None
+    """Address of torchvision's Kinetics-400 weights; None where the weights ship with rdmf."""
+
+
+TORCH_HUB = "https://download.pytorch.org/models"
+VIDEO_ENCODERS: dict[str, SwinRecipe] = {
+    "swin_t": SwinRecipe("t", SWIN_SAMPLING, f"{TORCH_HUB}/swin3d_t-7615ae03.pth"),
+    "swin_s": SwinRecipe("s", SWIN_SAMPLING, f"{TORCH_HUB}/swin3d_s-da41c237.pth"),
+    "swin_b": SwinRecipe("b", SWIN_SAMPLING, f"{TORCH_HUB}/swin3d_b_1k-24f7c7c6.pth"),
+    "swin_nano": SwinRecipe("nano", NANO_SAMPLING, None),
+}
+
+
+class VideoDescription(NamedTuple):
+    """What a video encoder is, known without building it."""
+
+    spec: dict[str, Any]
+    """What goes into store.json: encoder, weights {source, sha256, random}, preprocessing."""
+    dim: int
+    sampling: ClipSampling
+
+
+def normalise(clips: Tensor) -> Tensor:
+    """uint8 RGB [B, F, S, S, 3] -> float32 [B, 3, F, S, S], as VideoSwin takes it."""
+    mean, std = (torch.tensor(value, device=clips.device) for value in (PIXEL_MEAN, PIXEL_STD))
+    return ((clips.float() / 255 - mean) / std).permute(0, 4, 1, 2, 3)
+
+
+class VideoEncoder:
+    """A frozen Video Swin. Made by `load_video_encoder`."""
+
+    def __init__(self, description: VideoDescription, model: VideoSwin, device: torch.device) -> None:
+        self.spec, self.dim, self.sampling = description
+        self.name: str = self.spec["encoder"]
+        self.device = device
+        self.model = model.to(device).eval().requires_grad_(False)
+
+    def encode(self, clips: np.ndarray) -> np.ndarray:
+        """uint8 RGB [B, frames, size, size, 3] -> float32 [B, dim]. Raises ValueError for anything else."""
+        shape = (self.sampling.frames, self.sampling.size, self.sampling.size, 3)
+        if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
+            raise ValueError(f"{self.name} expects uint8 clips [B, {shape}], got {clips.dtype} {clips.shape}")
+        if not len(clips):
+            return np.zeros((0, self.dim), np.float32)
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(clips)).to(self.device)
+            return self.model(normalise(batch)).float().cpu().numpy()
+
+
+def load_video_encoder(name: str, weights: str | None = None, device: str = "cpu") -> VideoEncoder:
+    """The video encoder `name` with its published or shipped weights, those of a file, or 'random' ones.
+
+    Raises ValueError for a name or device that does not exist, WeightsError for weights that cannot be had.
+    """
+    place = usable_device(device)
+    description, file = resolve(name, weights)
+    model = VideoSwin(VARIANTS[VIDEO_ENCODERS[name].variant])
+    if file is None:
+        fill_randomly(model)
+    else:
+        # The head is for classes, not features; the index follows from the window.
+        ignored = ("head.weight", "head.bias", ".relative_position_index")
+        load_state(model, read_state(file), ignored, str(file))
+    return VideoEncoder(description, model, place)
+
+
+def describe_video_encoder(name: str, weights: str | None = None) -> VideoDescription:
+    """What `load_video_encoder` would give, without building the model; published weights are downloaded."""
+    return resolve(name, weights)[0]
+
+
+def resolve(name: str, weights: str | None) -> tuple[VideoDescription, Path | None]:
+    """The description, and the file of the weights (None: random). Raises as `load_video_encoder` does."""
+    if name not in VIDEO_ENCODERS:
+        raise ValueError(f"expected a video encoder out of {', '.join(VIDEO_ENCODERS)}, got {name!r}")
+    recipe = VIDEO_ENCODERS[name]
+    file: Path | None = None
+    source = "random"
+    if weights == "random":
+        sha256 = random_sha256(recipe.variant)
+    elif weights is not None:
+        file = Path(weights).expanduser()
+        if not file.is_file():
+            raise WeightsError(f"expected a file of weights for {name}, found none at {file}")
+        sha256 = sha256_of([file])
+        source = f"local file {file.name}"
+        if recipe.published is not None:
+            if sha256.startswith(published_prefix(recipe.published)):
+                source = recipe.published
+            elif recipe.published.endswith(f"/{file.name}"):
+                raise WeightsError(f"{file} is damaged: its sha256 is not the one in its name; download it again")
+    elif recipe.published is not None:
+        file, sha256 = fetch(recipe.published)
+        source = recipe.published
+    else:
+        file, source = SHIPPED / "video.safetensors", "shipped with rdmf"
+        if not file.is_file():
+            raise WeightsError(
+                f"this installation lacks the weights of {name} at {file}: reinstall rdmf, or pass them with "
+                "--video-weights FILE"
+            )
+        sha256 = sha256_of([file])
+    spec = {
+        "encoder": name,
+        "weights": {"source": source, "sha256": sha256, "random": file is None},
+        "preprocessing": {
+            **asdict(recipe.sampling),
+            **PREPROCESSING,
+            "pixel_mean": list(PIXEL_MEAN),
+            "pixel_std": list(PIXEL_STD),
+        },
+    }
+    return VideoDescription(spec, VARIANTS[recipe.variant].dim, recipe.sampling), file
+
+
+def fill_randomly(model: torch.nn.Module) -> str:
+    """Draw every weight matrix anew, uniform with variance 1 / inputs; return the sha256 of all parameters.
+
+    numpy's uniform numbers are the same bits on every machine, so all workers make the same features.
+    """
+    rng = np.random.default_rng(RANDOM_SEED)
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            bound = np.float32(math.sqrt(3 / math.prod(parameter.shape[1:])))
+            drawn = (2 * rng.random(tuple(parameter.shape), dtype=np.float32) - 1) * bound
+        else:
+            is_scale = "norm" in name and name.endswith("weight")
+            drawn = np.full(tuple(parameter.shape), float(is_scale), np.float32)
+        parameter.data.copy_(torch.from_numpy(drawn))
+        digest.update(name.encode() + drawn.tobytes())
+    return digest.hexdigest()
+
+
+@functools.lru_cache
+def random_sha256(variant: str) -> str:
+    return fill_randomly(VideoSwin(VARIANTS[variant]))
+
+
+def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
+    """The BERT `name`: a local folder, an id of the Hugging Face hub, or 'bert_nano', which ships with rdmf.
+
+    Raises ValueError for a device that does not exist, WeightsError for a model that cannot be had.
+    """
+    return TextEncoder(describe_text_encoder(name), usable_device(device))
+
+
+def describe_text_encoder(name: str) -> TextDescription:
+    """What `load_text_encoder` would give, without building the model; what a hub id names is downloaded."""
+    if name == "bert_nano":
+        if not (SHIPPED / "bert").is_dir():
+            raise WeightsError(f"this installation lacks {name} at {SHIPPED / 'bert'}: reinstall rdmf")
+        return describe_bert(SHIPPED / "bert", name, "shipped with rdmf")
+    folder = find_bert(name)
+    # The last part of a folder or hub id names the encoder: the same model is the same wherever it lies.
+    encoder = Path(name).expanduser().absolute().name
+    local = folder == Path(name).expanduser()
+    return describe_bert(folder, encoder, f"local folder {encoder}" if local else f"huggingface.co/{name}")
+
+
+def usable_device(device: str) -> torch.device:
+    """Raises ValueError where this torch cannot compute on it."""
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot compute on device {device!r} ({reason}): pass cpu") from error
+    return place

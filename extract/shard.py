@@ -1,0 +1,215 @@
+"""One shard: features of many items in one HDF5 file, read through a memory map.
+
+    user block          512 bytes of text: the sha256 of everything after it
+    values              float16 [rows, dim], all items one after another
+    times_s             float64 [rows, 2], start and end of each clip (video only)
+    offsets             int64 [items + 1]: item i has the rows offsets[i]:offsets[i + 1]
+    ids, stamps, source_sha256, duration_s        [items]; duration_s is NaN for text
+    failure_ids, failure_stages, failure_reasons, failure_stamps     [failures]
+
+Every dataset is contiguous and uncompressed, and carries the sha256 of its bytes as an attribute. The same
+items give the same bytes. Files are checked before they are believed: they may be damaged, or come from
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..manifests.schema import check_id
+from .layout import FORMAT_VERSION, Failure, Item, StoreError, StoreSpec
+
+USER_BLOCK_BYTES = 512
+ITEM_PARTS = ("ids", "stamps", "source_sha256")
+FAILURE_PARTS = ("failure_ids", "failure_stages", "failure_reasons", "failure_stamps")
+PARTS = ("values", "times_s", "offsets", "duration_s", *ITEM_PARTS, *FAILURE_PARTS)
+MAX_REASON = 500  # characters; a reason is a sentence, not a log
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a shard knows about one planned source: an item (`rows` > 0) or a failure."""
+
+    id: str
+    stamp: str
+    rows: int = 0
+    first_row: int = 0
+    duration_s: float | None = None
+    source_sha256: str = ""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A checked shard: where everything is. Holds no file open."""
+
+    path: Path
+    dim: int
+    items: tuple[Record, ...]
+    failures: tuple[Record, ...]
+    rows: int
+    values_at: int
+    """Byte at which `values` begins in the file."""
+    times_at: int | None
+    """Byte at which `times_s` begins; None for text."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return self.items + self.failures
+
+    def map_values(self) -> np.ndarray:
+        """float16 [rows, dim], memory-mapped, read-only."""
+        return self._map("<f2", self.values_at, self.dim)
+
+    def map_times(self) -> np.ndarray | None:
+        """float64 [rows, 2], memory-mapped, read-only; None for text."""
+        return None if self.times_at is None else self._map("<f8", self.times_at, 2)
+
+    def _map(self, dtype: str, offset: int, width: int) -> np.ndarray:
+        if not self.rows:
+            return np.empty((0, width), dtype)
+        # A plain array over the map: slicing np.memmap itself costs more than the read
+        return np.asarray(np.memmap(self.path, dtype, "r", offset, (self.rows, width)))
+
+
+def encode_shard(
+    spec: StoreSpec, number: int, items: Sequence[Item], failures: Sequence[Failure], stamps: dict[str, str]
+) -> tuple[bytes, bytes]:
+    """User block and HDF5 image of one shard; `items` hold float16, `stamps` are the sources' by id."""
+    values = [np.empty((0, spec.dim), "<f2"), *(item.values for item in items)]
+    arrays = {
+        "values": np.concatenate(values),
+        "offsets": np.cumsum([len(v) for v in values], dtype="<i8"),  # from 0: the first one is empty
+        "duration_s": np.array([np.nan if i.duration_s is None else i.duration_s for i in items], "<f8"),
+        "ids": _strings([i.id for i in items]),
+        "stamps": _strings([stamps[i.id] for i in items]),
+        "source_sha256": _strings([i.source_sha256 for i in items]),
+        "failure_ids": _strings([f.id for f in failures]),
+        "failure_stages": _strings([f.stage for f in failures]),
+        "failure_reasons": _strings([" ".join(f.reason.split())[:MAX_REASON] for f in failures]),
+        "failure_stamps": _strings([stamps[f.id] for f in failures]),
+    }
+    if spec.kind == "video":
+        arrays["times_s"] = np.concatenate(
+            [np.empty((0, 2), "<f8"), *(i.times_s for i in items if i.times_s is not None)]
+        )
+    # Built in memory: a full disk then meets one plain write, not HDF5 halfway through closing a file
+    with h5py.File(
+        "shard", "w", driver="core", backing_store=False, libver=("earliest", "v108"),
+        userblock_size=USER_BLOCK_BYTES, alignment_threshold=1, alignment_interval=64,
+    ) as file:  # fmt: skip
+        file.attrs.update(format_version=FORMAT_VERSION, fingerprint=spec.fingerprint, shard=number)
+        for name, array in arrays.items():
+            if array.dtype.kind == "S":
+                array = array.astype(h5py.string_dtype("utf-8", array.itemsize))
+            dataset = file.create_dataset(name, data=array, track_times=False)
+            dataset.attrs["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
+        file.flush()
+        image = file.id.get_file_image()
+    return _user_block(hashlib.sha256(image).hexdigest()), image
+
+
+def read_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
+    """Where everything is in a shard; all of it but the features themselves is checked.
+
+    Raises StoreError for a shard that is damaged or not of this store, OSError where the system refuses to
+    read it.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _read(file, path, number, spec)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system said no (permission, too many open files): that is no damage
+        raise StoreError(f"{path} is damaged: {error}; delete it and extract again to make it anew") from error
+
+
+def changed_parts(path: Path) -> list[str] | None:
+    """None where every byte is as written; else the names of the datasets that are not, if any."""
+    with path.open("rb") as raw:
+        block = raw.read(USER_BLOCK_BYTES)
+        if block == _user_block(hashlib.file_digest(raw, "sha256").hexdigest()):
+            return None
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            sums = {n: hashlib.sha256(file[n][()].tobytes()).hexdigest() for n in PARTS if n in file}
+            return [name for name, found in sums.items() if file[name].attrs["sha256"] != found]
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return []  # too damaged to say where
+
+
+def _read(file: h5py.File, path: Path, number: int, spec: StoreSpec) -> Shard:
+    if file.attrs["format_version"] != FORMAT_VERSION or file.attrs["shard"] != number:
+        raise ValueError("it is another shard, or of another version")
+    if file.attrs["fingerprint"] != spec.fingerprint:
+        raise ValueError(f"it was made with other settings, fingerprint {file.attrs['fingerprint']!r}")
+    offsets = _part(file, "offsets", "<i8", (None,))[0][()]
+    if not len(offsets) or offsets[0] != 0 or np.any(offsets[1:] <= offsets[:-1]):
+        raise ValueError("its offsets do not ascend from 0")
+    count, rows, video = len(offsets) - 1, int(offsets[-1]), spec.kind == "video"
+    _, values_at = _part(file, "values", "<f2", (rows, spec.dim))
+    times_at = _part(file, "times_s", "<f8", (rows, 2))[1] if video else None
+    durations = _part(file, "duration_s", "<f8", (count,))[0][()]
+    if video and not np.all(np.isfinite(durations) & (durations > 0)):
+        raise ValueError("a duration in it is not above 0 s")
+
+    ids, stamps, hashes = (_texts(file, name, count) for name in ITEM_PARTS)
+    seconds = durations.tolist() if video else [None] * count
+    firsts, lengths = offsets[:-1].tolist(), np.diff(offsets).tolist()
+    items = tuple(map(Record, ids, stamps, lengths, firsts, seconds, hashes))
+    failed = _texts(file, "failure_ids", None)
+    stages, reasons, signs = (_texts(file, f"failure_{p}", len(failed)) for p in ("stages", "reasons", "stamps"))
+    failures = tuple(
+        Record(failure.id, stamp, failure=failure)
+        for failure, stamp in zip(map(Failure, failed, stages, reasons), signs, strict=True)
+    )
+    if len({*ids, *failed}) != len(ids) + len(failed):
+        raise ValueError("an id is in it twice")
+    for id_ in (*ids, *failed):
+        check_id(id_, "id")
+    return Shard(path, spec.dim, items, failures, rows, values_at, times_at)
+
+
+def _part(file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...]) -> tuple[h5py.Dataset, int]:
+    """A dataset and the byte at which it begins in the file, in which its bytes must lie as they are.
+
+    A linked, external, virtual, chunked or compressed dataset is refused: it is elsewhere, or has no one
+    offset.
+    """
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+        raise ValueError(f"it has no dataset {name} of its own")
+    dataset = file[name]
+    created = dataset.id.get_create_plist()
+    if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count() or created.get_nfilters():
+        raise ValueError(f"its {name} is not stored contiguous and uncompressed in the file itself")
+    if dataset.dtype.str[: len(dtype)] != dtype or len(dataset.shape) != len(shape):
+        raise ValueError(f"its {name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
+    if any(want not in (None, got) for want, got in zip(shape, dataset.shape, strict=True)):
+        raise ValueError(f"its {name} has shape {dataset.shape}, expected {shape}")
+    if not dataset.size:
+        return dataset, 0  # no bytes, no place
+    offset = dataset.id.get_offset()
+    if offset is None or not USER_BLOCK_BYTES <= offset <= Path(file.filename).stat().st_size - dataset.nbytes:
+        raise ValueError(f"its {name} does not lie inside the file")
+    return dataset, int(offset)
+
+
+def _texts(file: h5py.File, name: str, count: int | None) -> list[str]:
+    return [raw.decode("utf-8") for raw in _part(file, name, "|S", (count,))[0][()].tolist()]
+
+
+def _strings(texts: list[str]) -> np.ndarray:
+    """Fixed-length UTF-8, so that the bytes of the array are the bytes in the file."""
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
+
+
+def _user_block(digest: str) -> bytes:
+    text = f"rdmf shard {FORMAT_VERSION}, HDF5 after {USER_BLOCK_BYTES} bytes\nsha256 of the rest {digest}\n"
+    return text.encode().ljust(USER_BLOCK_BYTES, b"\0")

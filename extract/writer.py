@@ -1,0 +1,142 @@
+"""Writing a store: features are checked first, files are whole or not there, one writer at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .layout import (
+    LOCK_FILE,
+    SPEC_FILE,
+    TEMPORARY,
+    Failure,
+    Item,
+    StoreError,
+    StoreSpec,
+    read_spec,
+    shard_files,
+)
+from .shard import encode_shard
+
+FLOAT16_MAX = 65504
+
+
+def check_item(item: Item, source_id: str, spec: StoreSpec) -> Item:
+    """The item with float16 values, or a ValueError that says what training should never see."""
+    values = np.asarray(item.values)
+    if item.id != source_id:
+        raise ValueError(f"expected the features of {source_id!r}, got those of {item.id!r}")
+    if values.ndim != 2 or values.shape[1] != spec.dim or not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"expected float features of shape [rows, {spec.dim}], got {values.dtype} {values.shape}")
+    if not len(values):
+        raise ValueError("expected at least one row of features, got none")
+    if not np.isfinite(values).all():
+        raise ValueError(f"expected finite features, got {np.sum(~np.isfinite(values))} values that are not")
+    with np.errstate(over="ignore", under="ignore"):
+        halves = np.ascontiguousarray(values, "<f2")
+    if not np.isfinite(halves).all():
+        raise ValueError(f"expected features of at most {FLOAT16_MAX} in size (float16), got {np.abs(values).max():g}")
+    if len(item.source_sha256) != 64:
+        raise ValueError(f"expected the sha256 of the source in 64 hex digits, got {item.source_sha256!r}")
+    if spec.kind == "text":
+        if item.times_s is not None or item.duration_s is not None:
+            raise ValueError("expected no times and no duration for text")
+        return Item(item.id, halves, None, None, item.source_sha256)
+    if item.duration_s is None or not 0 < item.duration_s < math.inf:
+        raise ValueError(f"expected a duration > 0 s, got {item.duration_s}")
+    return Item(item.id, halves, _check_times(item.times_s, len(halves)), item.duration_s, item.source_sha256)
+
+
+def _check_times(times_s: np.ndarray | None, rows: int) -> np.ndarray:
+    times = np.ascontiguousarray(() if times_s is None else times_s, "<f8")
+    if times.shape != (rows, 2):
+        raise ValueError(f"expected start and end of each clip as [{rows}, 2], got {times.shape}")
+    if not np.isfinite(times).all() or (times < 0).any() or (times[:, 0] >= times[:, 1]).any():
+        raise ValueError("expected clips with 0 <= start < end in finite seconds")
+    if (np.diff(times[:, 0]) < 0).any():
+        raise ValueError("expected clips in the order of their start")
+    return times
+
+
+def write_shard(
+    path: Path,
+    spec: StoreSpec,
+    number: int,
+    items: Sequence[Item],
+    failures: Sequence[Failure],
+    stamps: dict[str, str],
+) -> None:
+    """Write a whole shard, or nothing. OSError where that fails: a matter of the run, not of one source."""
+    try:
+        atomic_write(path, *encode_shard(spec, number, items, failures, stamps))
+    except (OSError, MemoryError) as error:
+        code, reason = (error.errno, str(error)) if isinstance(error, OSError) else (errno.ENOMEM, "out of memory")
+        raise OSError(
+            code,
+            f"shard {path} cannot be written ({reason}); nothing of it was kept, "
+            f"the shards before it are whole: put that right and run the same command again",
+        ) from error
+
+
+def atomic_write(path: Path, *chunks: bytes) -> None:
+    """Write a temporary name, sync, rename, sync the folder: whole or not there, even on a crash."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    try:
+        with temporary.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def locked_store(folder: Path, spec: StoreSpec) -> Iterator[None]:
+    """The folder made ready for one writer: locked, its spec settled, leftovers of killed runs removed.
+
+    The lock goes with the process, however it ends. Raises StoreError where another extraction writes the
+    store, or it was made with other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"another extraction is writing {folder}; wait until it has ended, then run again"
+            ) from None
+        try:
+            _settle_spec(folder, spec)
+            for leftover in folder.glob(f"{TEMPORARY}*"):
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:  # closing alone leaves the lock to a child process that was being started meanwhile
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _settle_spec(folder: Path, spec: StoreSpec) -> None:
+    if not (folder / SPEC_FILE).exists():
+        if shard_files(folder):
+            raise StoreError(f"{folder} has shards but no {SPEC_FILE}; restore it, or extract into another folder")
+        atomic_write(folder / SPEC_FILE, spec.to_json().encode())
+    elif (found := read_spec(folder)).fingerprint != spec.fingerprint:
+        raise StoreError(
+            f"expected a store of fingerprint {spec.fingerprint} in {folder}, got {found.fingerprint} "
+            f"({found.encoder}): features of other settings go to another folder, such as {spec.folder_name}"
+        )

@@ -1,0 +1,172 @@
+"""A manifest as a Parquet file, whole and checked: what is read is what was written.
+
+One row for each query, readable by any Parquet tool (`pandas.read_parquet`): qid, vid, split, text,
+duration_s, kind, windows as a list of {start_s, end_s}, and the saliency in five columns that are null where
+there is none. The rest (dataset, clip length, findings, videos that no query is about) is JSON under the key
+`rdmf` of the file's metadata, with the format version and a SHA-256 of all content, so that a damaged file or
+one changed by another tool is refused, not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .schema import Finding, Manifest, Moment, Query, Saliency, Video
+
+FORMAT_VERSION = 1
+_KEY = b"rdmf"
+_SCHEMA = pa.schema(
+    [
+        ("qid", pa.string()),
+        ("vid", pa.string()),
+        ("split", pa.string()),
+        ("text", pa.string()),
+        ("duration_s", pa.float64()),
+        ("kind", pa.string()),
+        ("windows", pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64())]))),
+        ("saliency_clip_ids", pa.list_(pa.int32())),
+        ("saliency_scores", pa.list_(pa.list_(pa.float64()))),
+        ("saliency_clip_seconds", pa.float64()),
+        ("saliency_low", pa.float64()),
+        ("saliency_high", pa.float64()),
+    ]
+)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file to write in place of `path`: synced and renamed at the end, removed after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # make the new name itself outlive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Write atomically: a reader sees the old file or the new one, never a part."""
+    table = pa.Table.from_pylist([_row(query, manifest) for query in manifest.queries], schema=_SCHEMA)
+    asked = {query.vid for query in manifest.queries}
+    header = {
+        "format_version": FORMAT_VERSION,
+        "dataset": manifest.dataset,
+        "clip_seconds": float(manifest.clip_seconds),
+        "findings": [asdict(finding) for finding in manifest.findings],
+        "videos_without_queries": [asdict(v) for vid, v in manifest.videos.items() if vid not in asked],
+    }
+    header["checksum"] = _checksum(table, header)
+    table = table.replace_schema_metadata({_KEY: json.dumps(header).encode()})
+    with atomic_file(Path(path)) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read what `write_manifest` wrote.
+
+    Raises ValueError, with what to do, where the file is absent, no manifest, of another version, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"expected a manifest at {path}, got nothing there; make it with `rdmf features`")
+    damaged = f"{path} is damaged or was changed by another tool; make it again with `rdmf features`"
+    try:
+        with pq.ParquetFile(path) as file:  # read_table would make columns of folders named like seed=3
+            table = file.read()
+        header = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{damaged} ({str(error).splitlines()[0] if str(error) else error!r})") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"expected a manifest of rdmf in {path}, got another Parquet file")
+    if header.get("format_version") != FORMAT_VERSION:
+        version = header.get("format_version")
+        raise ValueError(f"expected manifest format {FORMAT_VERSION} in {path}, got {version!r}; make it again")
+    checksum = header.pop("checksum", None)
+    if not table.schema.equals(_SCHEMA) or checksum != _checksum(table, header):
+        raise ValueError(damaged)
+    rows = table.to_pylist()
+    videos = {row["vid"]: Video(row["vid"], row["duration_s"]) for row in rows}
+    videos |= {entry["vid"]: Video(**entry) for entry in header["videos_without_queries"]}
+    findings = tuple(Finding(**entry) for entry in header["findings"])
+    queries = tuple(map(_query, rows))
+    return Manifest(header["dataset"], header["clip_seconds"], videos, queries, findings)
+
+
+def _row(query: Query, manifest: Manifest) -> dict[str, Any]:
+    saliency = query.saliency
+    return {
+        "qid": query.qid,
+        "vid": query.vid,
+        "split": query.split,
+        "text": query.text,
+        "duration_s": manifest.videos[query.vid].duration_s,
+        "kind": query.kind,
+        "windows": [{"start_s": w.start_s, "end_s": w.end_s} for w in query.windows],
+        "saliency_clip_ids": saliency and saliency.clip_ids,
+        "saliency_scores": saliency and saliency.scores,
+        "saliency_clip_seconds": saliency and saliency.clip_seconds,
+        "saliency_low": saliency and saliency.low,
+        "saliency_high": saliency and saliency.high,
+    }
+
+
+def _query(row: dict[str, Any]) -> Query:
+    saliency = None
+    if row["saliency_clip_ids"] is not None:
+        saliency = Saliency(
+            tuple(row["saliency_clip_ids"]),
+            tuple(map(tuple, row["saliency_scores"])),
+            row["saliency_clip_seconds"],
+            row["saliency_low"],
+            row["saliency_high"],
+        )
+    windows = tuple(Moment(w["start_s"], w["end_s"]) for w in row["windows"])
+    return Query(row["qid"], row["vid"], row["text"], row["split"], windows, saliency, row["kind"])
+
+
+def _checksum(table: pa.Table, header: dict[str, Any]) -> str:
+    """SHA-256 of the content, whatever compression, page size or library version stored it."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in table.column_names:
+        digest.update(name.encode())
+        _add(table.column(name).combine_chunks(), digest)
+    return digest.hexdigest()
+
+
+def _add(array: pa.Array, digest: Any) -> None:
+    """Feed one column to the digest: its length, nulls, lengths of lists and texts, then the values."""
+    digest.update(str(len(array)).encode())
+    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    if pa.types.is_struct(array.type):
+        for child in array.flatten():
+            _add(child, digest)
+    elif pa.types.is_list(array.type):
+        _add(pc.list_value_length(array), digest)
+        _add(array.flatten(), digest)
+    elif pa.types.is_string(array.type):
+        _add(pc.binary_length(array), digest)
+        digest.update("".join(array.drop_null().to_pylist()).encode())
+    else:
+        values = array.fill_null(0).to_numpy(zero_copy_only=False)
+        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())

@@ -1,0 +1,78 @@
+"""Evaluate a trained run on a split of cached features, alone or beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..extract.encoders import usable_device
+from ..manifests import dataset as find_dataset
+from .checkpoint import RunInfo, load_best, load_run_info
+from .controls import control_predictions
+from .dataset import MomentDataset, open_features
+from .evaluate import Results, evaluate
+from .inference import predict_dataset
+from .predictions import Prediction, write_predictions
+from .train import with_validation
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run's numbers, and those of its controls, on the same queries."""
+
+    info: RunInfo
+    run: Results
+    controls: dict[str, Results]
+    missing: dict[str, str]
+    """Queries of the split that have no features, and why; they are left out of every number and counted in it."""
+    predictions: tuple[Prediction, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The official keys of the run at the top; what is ours, controls included, under 'rdmf'."""
+        tree = self.run.to_json()
+        tree["rdmf"] |= {
+            "without_features": self.missing,
+            "random_weights": self.info.random_weights,
+            "features": [s.folder_name for s in (*self.info.video_specs, self.info.text_spec)],
+            "controls": {name: results.to_json() for name, results in self.controls.items()},
+        }
+        return tree
+
+
+def evaluate_run(
+    run: Path,
+    split: str = "val",
+    *,
+    features: Path | None = None,
+    protocol: str | None = None,
+    controls: Sequence[str] = (),
+    device: str = "cpu",
+    predictions_to: Path | None = None,
+) -> RunResults:
+    """Predict a split with a run's best weights and judge the predictions by the dataset's protocol.
+
+    features: where the features are now, if not where the run was trained. predictions_to: also write the predictions
+    in the submission form. Raises ValueError where the features are not of the kind the run was trained on.
+    """
+    info = load_run_info(run)
+    folder = features or Path(info.features)
+    feature_set = open_features(folder, [s.folder_name for s in info.video_specs], info.text_spec.folder_name)
+    feature_set, _ = with_validation(feature_set, info.config.training)
+    dataset = MomentDataset(feature_set, split)
+    model = load_best(run, info).to(usable_device(device))
+    iou_weight = info.config.model.moment.iou_share
+    protocol = protocol or find_dataset(info.dataset).protocol
+    predictions = predict_dataset(model, dataset, iou_weight, info.max_clips)
+    if predictions_to is not None:
+        write_predictions(predictions, predictions_to)
+
+    def judge(answers: Sequence[Prediction]) -> Results:
+        return evaluate(answers, dataset.manifest_of_usable(), protocol, split)
+
+    return RunResults(
+        info, judge(predictions),
+        {n: judge(control_predictions(n, model, dataset, iou_weight, info.max_clips)) for n in controls},
+        dataset.missing, tuple(predictions),
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""Ask a trained run about a new video: decode, encode as in training, model, moments in seconds.
+
+The run says which encoders made its features. The very same ones (by the sha256 of their weights) are loaded here; a
+run is never fed with features of another kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..extract.encoders import VIDEO_ENCODERS, load_text_encoder, load_video_encoder, usable_device
+from ..extract.extractors import extract_text, extract_video
+from ..extract.layout import Item, Source, StoreSpec
+from ..manifests.schema import Query
+from .checkpoint import RunInfo, load_best, load_run_info
+from .dataset import Clips, Example
+from .inference import Found, ask
+
+SHIPPED = "shipped with rdmf"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run says of one sentence about one video."""
+
+    video: Path
+    sentence: str
+    found: Found
+
+    def to_json(self) -> dict[str, Any]:
+        """Seconds and probabilities, rounded to what they mean."""
+        return {
+            "video": str(self.video),
+            "query": self.sentence,
+            "moments": [
+                {"start_s": round(s, 3), "end_s": round(e, 3), "confidence": round(c, 4)}
+                for s, e, c in self.found.windows.tolist()
+            ],
+            "saliency": [
+                {"start_s": round(s, 3), "end_s": round(e, 3), "score": round(p, 4)}
+                for (s, e), p in zip(self.found.times_s.tolist(), self.found.saliency.tolist(), strict=True)
+            ],
+        }
+
+
+def predict(
+    video: Path,
+    sentences: Sequence[str],
+    run: Path,
+    *,
+    video_weights: str | None = None,
+    text_encoder: str | None = None,
+    device: str = "cpu",
+) -> list[Answer]:
+    """Moments of a video file for each sentence, most confident first.
+
+    video_weights, text_encoder: where the run's encoders are now, if not where they come from.
+    Raises VideoError where the video cannot be decoded, ValueError where the run or its encoders cannot be used.
+    """
+    if not sentences or not all(s.strip() for s in sentences):
+        raise ValueError("expected at least one sentence that is not empty")
+    if not video.is_file():
+        raise ValueError(f"there is no video file {video}")
+    info = load_run_info(run)
+    model = load_best(run, info).to(usable_device(device))
+    clips = _encode_video(video, info, video_weights, device)
+    words = _encode_sentences(sentences, info.text_spec, text_encoder, device)
+    nothing = torch.zeros(len(clips.values))
+    examples = [
+        Example(Query(str(i), video.stem or "video", s, "predict"), clips, w, torch.zeros(0, 2), nothing, False)
+        for i, (s, w) in enumerate(zip(sentences, words, strict=True))
+    ]
+    found = ask(model, examples, info.config.model.moment.iou_share, info.max_clips)
+    return [Answer(video, s, f) for s, f in zip(sentences, found, strict=True)]
+
+
+def _encode_video(video: Path, info: RunInfo, weights: str | None, device: str) -> Clips:
+    parts: list[Item] = []
+    for spec in info.video_specs:
+        if spec.encoder not in VIDEO_ENCODERS:
+            raise ValueError(
+                f"the run was trained on features named {spec.encoder}, which rdmf cannot compute; it can evaluate "
+                f"imported features, but predict only with {', '.join(VIDEO_ENCODERS)}"
+            )
+        assert spec.clip_seconds is not None
+        given = "random" if spec.weights.get("random") else weights
+        encoder = load_video_encoder(spec.encoder, given, device)
+        _same_encoder(spec, encoder.spec, "--video-weights FILE")
+        parts.append(extract_video(Source("video", str(video)), encoder, spec.clip_seconds))
+    rows = min(len(part.values) for part in parts)
+    # through float16, as the store would have it: the model sees what it was trained on
+    values = np.concatenate([part.values[:rows].astype(np.float16) for part in parts], axis=1)
+    times_s = parts[0].times_s
+    assert times_s is not None
+    return Clips(torch.from_numpy(values).float(), times_s[:rows])
+
+
+def _encode_sentences(
+    sentences: Sequence[str], spec: StoreSpec, text_encoder: str | None, device: str
+) -> list[torch.Tensor]:
+    source = spec.weights.get("source", spec.encoder)
+    encoder = load_text_encoder(text_encoder or (spec.encoder if source == SHIPPED else source), device)
+    _same_encoder(spec, encoder.spec, "--text-encoder FOLDER")
+    items = [extract_text(Source("text", sentence), encoder) for sentence in sentences]
+    return [torch.from_numpy(item.values.astype(np.float16)).float() for item in items]
+
+
+def _same_encoder(trained_on: StoreSpec, here: dict[str, Any], option: str) -> None:
+    there = trained_on.weights.get("sha256"), trained_on.preprocessing
+    if (here["weights"].get("sha256"), here["preprocessing"]) != there:
+        raise ValueError(
+            f"the run was trained on features of {trained_on.encoder} with weights sha256 {str(there[0])[:12]}..., but "
+            f"{here['encoder']} here has {str(here['weights'].get('sha256'))[:12]}... or is fed differently; give the "
+            f"weights it was trained on with {option}"
+        )

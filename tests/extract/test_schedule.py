@@ -1,0 +1,226 @@
+"""Extraction through Dask: the same bytes as without, workers that die, runs that are killed from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+from distributed import Client
+
+from rdmf.extract import schedule
+from rdmf.extract.layout import Failure, Item, Source, StoreSpec, text_sha256
+from rdmf.extract.reader import FeatureStore
+from rdmf.extract.schedule import cluster, extract_store
+
+# The workers cannot import this file: what they need of it goes along
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SPEC = StoreSpec("text", "fake", {"source": "fake", "sha256": "ab", "random": True}, {}, None, 4)
+
+
+class DecodeError(ValueError):
+    """As a VideoError is: it knows its stage and reason."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"{stage}: {reason}")
+        self.stage, self.reason = stage, reason
+
+
+def extract(source: Source) -> Item:
+    """Features that follow from the sentence; some sentences go wrong."""
+    if source.content == "die":
+        time.sleep(0.5)  # as a decoder that crashes: not in the worker's first instant
+        os.kill(os.getpid(), signal.SIGKILL)
+    if source.content == "undecodable":
+        raise DecodeError("decode", "frame 7 of 20 is torn")
+    if source.content == "refused":
+        raise ValueError("expected a sentence")
+    if source.content == "our bug":
+        raise KeyError("lost")
+    digest = text_sha256(source.content)
+    values = np.random.default_rng(int(digest[:8], 16)).normal(size=(1 + int(digest[0], 16), 4))
+    return Item(source.id, values, None, None, digest)
+
+
+def make_extractor() -> Callable[[Source], Item]:
+    return extract
+
+
+def sources(n: int, **special: str) -> list[Source]:
+    """q0, q1, ...; `special` sets the sentence of some."""
+    return [Source(f"q{i}", special.get(f"q{i}", f"sentence {i}")) for i in range(n)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with cluster(workers=2) as client:
+        assert client is not None
+        yield client
+
+
+def test_dask_writes_the_bytes_that_one_process_writes(tmp_path: Path, client: Client) -> None:
+    given = sources(23, q5="refused")
+    told: list[tuple[int, int, int]] = []
+    receipt = extract_store(
+        tmp_path / "dask", SPEC, given, make_extractor, client, shard_items=4, on_progress=lambda *n: told.append(n)
+    )
+    with cluster(workers=0) as nobody:
+        assert nobody is None
+        assert extract_store(tmp_path / "here", SPEC, given, make_extractor, nobody, shard_items=4) == receipt
+    assert (receipt.written, receipt.reused, receipt.failed, receipt.shards) == (22, 0, 1, 6)
+    assert contents(tmp_path / "dask") == contents(tmp_path / "here")
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert len(told) == 6
+    assert told[-1] == (23, 23, 1)
+
+
+def test_an_exception_is_a_named_failure_of_its_source(tmp_path: Path, client: Client) -> None:
+    given = sources(6, q1="undecodable", q2="refused", q4="our bug")
+    extract_store(tmp_path, SPEC, given, make_extractor, client)
+    store = FeatureStore.open(tmp_path)
+    assert store.ids == ("q0", "q3", "q5")
+    assert store.failures == (
+        Failure("q1", "decode", "frame 7 of 20 is torn"),
+        Failure("q2", "extract", "expected a sentence"),
+        Failure("q4", "extract", "KeyError: 'lost'"),
+    )
+
+
+def test_sources_that_kill_their_worker_are_named_and_their_neighbours_kept(tmp_path: Path, client: Client) -> None:
+    given = sources(12, q1="die", q6="die", q7="refused")
+    told: list[tuple[int, int, int]] = []
+    receipt = extract_store(
+        tmp_path, SPEC, given, make_extractor, client, shard_items=4, on_progress=lambda *n: told.append(n)
+    )
+    assert (receipt.written, receipt.failed, receipt.shards) == (9, 3, 3)
+    assert told[-1] == (12, 12, 3)
+    store = FeatureStore.open(tmp_path)
+    assert [(f.id, f.stage) for f in store.failures] == [("q1", "crash"), ("q6", "crash"), ("q7", "extract")]
+    for source in given:
+        if source.content.startswith("sentence"):
+            want = extract(source).values.astype(np.float16)
+            np.testing.assert_array_equal(store.features(source.id).values, want)
+    assert store.verify() == []
+    assert not list(tmp_path.glob(".tmp-*"))
+    # the crash is remembered: nobody dies again for it
+    assert extract_store(tmp_path, SPEC, given, make_extractor, client, shard_items=4).shards == 0
+
+
+def test_the_extractor_is_built_once_per_worker_process(tmp_path: Path, client: Client) -> None:
+    log = tmp_path / "built"
+
+    def make() -> Callable[[Source], Item]:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return extract
+
+    extract_store(tmp_path / "s", SPEC, sources(40), make, client, shard_items=2)
+    pids = log.read_text().split()
+    assert 1 <= len(pids) <= 2
+    assert len(set(pids)) == len(pids)
+    assert str(os.getpid()) not in pids
+
+
+def test_an_extractor_that_cannot_be_built_ends_the_run_and_blames_no_source(tmp_path: Path, client: Client) -> None:
+    def no_weights() -> Callable[[Source], Item]:
+        raise ValueError("expected weights at w.pth, got no file")
+
+    def too_large() -> Callable[[Source], Item]:
+        time.sleep(1)  # as an encoder that is too large: not in the worker's first instant
+        os.kill(os.getpid(), signal.SIGKILL)
+        return extract
+
+    with pytest.raises(ValueError, match="expected weights at"):
+        extract_store(tmp_path, SPEC, sources(3), no_weights, client)
+    with pytest.raises(RuntimeError, match="the workers die while they load the encoder fake"):
+        extract_store(tmp_path, SPEC, sources(3), too_large, client)
+    assert FeatureStore.open(tmp_path).failures == ()
+    assert extract_store(tmp_path, SPEC, sources(3), make_extractor, client).written == 3
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run_with_a_sentence(tmp_path: Path, client: Client) -> None:
+    def make() -> Callable[[Source], Item]:
+        def remove_the_folder(source: Source) -> Item:
+            if source.id == "q2":
+                (tmp_path / "s").rename(tmp_path / "moved")
+            return extract(source)
+
+        return remove_the_folder
+
+    with pytest.raises(OSError, match=r"shard-00001\.h5 cannot be written"):
+        extract_store(tmp_path / "s", SPEC, sources(3), make, shard_items=2)
+    (tmp_path / "moved").rename(tmp_path / "s")
+    assert extract_store(tmp_path / "s", SPEC, sources(3), make_extractor, client).written == 1
+
+
+def test_an_existing_scheduler_is_used_by_its_address(tmp_path: Path, client: Client) -> None:
+    with cluster(scheduler=client.scheduler.address) as other:
+        assert other is not None
+        assert extract_store(tmp_path, SPEC, sources(5), make_extractor, other, shard_items=2).shards == 3
+    assert client.submit(sum, [1, 2]).result() == 3  # and left running
+
+
+def test_no_scheduler_at_the_address_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "CONNECT_S", 1)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        with (
+            pytest.raises(ValueError, match=f"expected a Dask scheduler at '{address}', got none"),
+            cluster(scheduler=address),
+        ):
+            pass
+    with pytest.raises(ValueError, match="workers >= 0"), cluster(workers=-1):
+        pass
+
+
+KILLED_RUN = """
+import sys, time
+from rdmf.extract.layout import Item, Source, StoreSpec, text_sha256
+from rdmf.extract.schedule import cluster, extract_store
+import numpy as np
+
+def make_extractor():
+    def extract(source):
+        time.sleep(0.02)
+        digest = text_sha256(source.content)
+        values = np.random.default_rng(int(digest[:8], 16)).normal(size=(1 + int(digest[0], 16), 4))
+        return Item(source.id, values, None, None, digest)
+    return extract
+
+if __name__ == "__main__":
+    spec = StoreSpec("text", "fake", {"source": "fake", "sha256": "ab", "random": True}, {}, None, 4)
+    sources = [Source(f"q{i}", f"sentence {i}") for i in range(60)]
+    with cluster(workers=2) as client:
+        extract_store(sys.argv[1], spec, sources, make_extractor, client, shard_items=3)
+"""
+
+
+def test_a_run_with_workers_killed_from_outside_resumes_to_the_identical_store(tmp_path: Path) -> None:
+    script, folder, whole = tmp_path / "run.py", tmp_path / "killed", tmp_path / "whole"
+    script.write_text(KILLED_RUN)
+    extract_store(whole, SPEC, sources(60), make_extractor, shard_items=3)
+    for shards in (1, 9):  # of 20
+        run = subprocess.Popen([sys.executable, script, folder])
+        until = time.monotonic() + 40
+        while len(list(folder.glob("shard-*.h5"))) < shards and run.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+        assert not (folder / "index.parquet").exists()
+    time.sleep(1)  # workers that outlive their run by a moment
+    receipt = extract_store(folder, SPEC, sources(60), make_extractor, shard_items=3)
+    assert receipt.reused >= 9 * 3
+    assert receipt.written == 60 - receipt.reused
+    assert contents(folder) == contents(whole)
