@@ -63,6 +63,7 @@ def features(
     workers: Annotated[int | None, typer.Option(help="Worker processes; 0: in this process. [one per core]")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:8786")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Exit with 0 although videos are missing or failed.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
     seed: Annotated[int, typer.Option(help="Of the demo videos; other datasets have none.")] = 7,
 ) -> None:
     """Extract the features of a dataset's videos and sentences. What is cached is reused."""
@@ -80,7 +81,7 @@ def features(
             dataset, videos, annotations, out or Path("features") / dataset,
             video_encoder=video_encoder or ("swin_nano" if nano else "swin_t"), video_weights=video_weights,
             text_encoder=text_encoder or ("bert_nano" if nano else "bert-base-uncased"), clip_seconds=clip_seconds,
-            device=device, workers=workers, scheduler=scheduler,
+            device=device, workers=workers, scheduler=scheduler, retry_failed=retry_failed,
             on_progress=lambda what, done, total, failed: bar.update(
                 done, total, f"{what} features" + (f", {failed} failed" if failed else "")),
         )  # fmt: skip

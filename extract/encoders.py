@@ -43,7 +43,7 @@ class ClipSampling:
 SWIN_SAMPLING = ClipSampling(frames=32, span_s=32 / 15, size=224)
 """Kinetics clips are 32 frames at 15 frames/s, so 2.13 s. The short side becomes 224, as in the paper's own
 test configuration; torchvision's preset makes it 256 and cuts 224 out of it, so it sees an eighth less."""
-NANO_SAMPLING = ClipSampling(frames=8, span_s=1.0, size=64)
+NANO_SAMPLING = ClipSampling(frames=8, span_s=2.0, size=64)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ SHARD_ITEMS = {"video": 32, "text": 2048}  # some MB each: small enough to redo,
 WORKER_DEATHS = 2  # of a local cluster before a task is given up; every round below grants them anew
 CONNECT_S = 30
 LOOK_S = 5  # without news, look whether there are workers
-REPLACE_S = 20  # a local cluster without any gets new ones
-NO_WORKERS_S = 180  # and this long without any is the end
+NO_WORKERS_S = 180  # this long without any is the end
 
 
 @dataclass(frozen=True)
@@ -183,24 +182,12 @@ def _isolate(job: Job, to_do: Mapping[int, Sequence[Planned]], client: Client) -
         yield join_parts(job, number, planned, {i for n, i in killers if n == number})
 
 
-def _replace_workers(client: Client) -> None:
-    """New workers for a local cluster that lost all of them.
-
-    Dask replaces a worker that dies, but not one that dies on a task it was given before its nanny saw it running.
-    """
-    local = client.cluster
-    if hasattr(local, "worker_spec"):
-        count = len(local.worker_spec)
-        local.scale(0)
-        local.scale(count)
-
-
 def _run(client: Client, calls: Iterable[tuple[Any, tuple]]) -> Iterator[tuple[Any, Any]]:
     """(key, result) of each (key, (function, *arguments)) as they end; None is a killer of workers."""
     from distributed import CancelledError, KilledWorker, wait
 
     futures = {client.submit(*call, pure=False): key for key, call in calls}
-    seen_workers = replaced = time.monotonic()
+    seen_workers = time.monotonic()
     try:
         while futures:
             try:
@@ -209,17 +196,14 @@ def _run(client: Client, calls: Iterable[tuple[Any, tuple]]) -> Iterator[tuple[A
             except TimeoutError:
                 now = time.monotonic()
                 if client.scheduler_info(n_workers=-1)["workers"]:
-                    seen_workers = replaced = now
+                    seen_workers = now
                 elif now - seen_workers > NO_WORKERS_S:
                     raise OSError(
                         f"all Dask workers died and for {NO_WORKERS_S} s none came back; the shards written so far are "
                         "whole: run the same command again to resume"
                     ) from None
-                elif now - replaced > REPLACE_S:
-                    _replace_workers(client)
-                    replaced = now
                 continue
-            seen_workers = replaced = time.monotonic()
+            seen_workers = time.monotonic()
             for future in ended:
                 try:
                     result = future.result()

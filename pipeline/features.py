@@ -77,6 +77,7 @@ def extract_features(
     device: str = "cpu",
     workers: int | None = None,
     scheduler: str | None = None,
+    retry_failed: bool = False,
     on_progress: OnProgress = lambda what, done, total, failed: None,
 ) -> FeaturesReport:
     """Make the features of a dataset, or what is missing of them.
@@ -109,8 +110,8 @@ def extract_features(
         for kind, extraction in (("video", video), ("text", text)):
             folder = out / kind / specs[kind].folder_name
             receipt = extract_store(
-                folder, specs[kind], sources[kind], extraction, client, missing=absent[kind],
-                on_progress=partial(on_progress, kind),
+                folder, specs[kind], sources[kind], extraction, client,
+                missing=absent[kind], retry_failures=retry_failed, on_progress=partial(on_progress, kind),
             )  # fmt: skip
             stores[kind] = FeatureStore.open(folder)
             reports[kind] = StoreReport(folder, specs[kind], receipt, tuple(stores[kind].failures))

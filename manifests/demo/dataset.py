@@ -167,7 +167,7 @@ def _strength(what: Track | Scene, interval: Interval, time_s: float) -> float:
     """How striking it is at this time, 0..1: large objects and the middle of a span strike more."""
     length = interval.end_s - interval.start_s
     middle = 1 - abs(2 * (time_s - interval.start_s) / length - 1)
-    prominence = 1.0 if isinstance(what, Scene) else min(1.0, what.size / 0.14)
+    prominence = 1.0 if isinstance(what, Scene) else min(1.0, what.size / 0.17)
     return prominence * (0.55 + 0.45 * min(1.0, 2 * middle))
 
 

@@ -23,8 +23,8 @@ FRAME_RATES = (10, 12, 15)
 SCENE_FADE_S = 0.5  # a new scene is faded in over this time
 OBJECT_FADE_S = 0.25
 MOVES = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-SPIN_TURNS_PER_S = 0.6
-BLINKS_PER_S = 2.0
+SPIN_TURNS_PER_S = 0.4
+BLINKS_PER_S = 1.5
 GROWTH = 2.1
 SHARED_TRAIT = 0.6  # how often a new object shares its colour or its shape with an earlier one
 
@@ -125,7 +125,7 @@ def write_script(rng: np.random.Generator) -> Script:
     duration_s = round(float(rng.uniform(*DURATION_S)), 1)
     fps = int(rng.choice(FRAME_RATES))
     tracks: list[Track] = []
-    wanted = round(duration_s / 2.8)
+    wanted = round(duration_s / 3.2)
     for _ in range(wanted * 6):
         track = _draw_track(rng, duration_s, tracks)
         if not any(_collide(track, other) for other in tracks):
@@ -160,18 +160,18 @@ def _draw_track(rng: np.random.Generator, duration_s: float, earlier: list[Track
     length = min(float(rng.uniform(4.0, 13.0)), duration_s - 1.0)
     start = round(float(rng.uniform(0.0, duration_s - length)), 1)
     end = round(start + length, 1)
-    size = float(rng.uniform(0.09, 0.16))
+    size = float(rng.uniform(0.12, 0.19))
     action, act_when, distance = None, None, 0.0
     if rng.random() < 0.65:
         action = str(rng.choice([a for a in ACTIONS if not (a == "spin" and shape == "circle")]))
-        act_length = min(float(rng.uniform(2.5, 7.0)), end - start - 1.2)
+        act_length = min(float(rng.uniform(2.5, 5.5)), end - start - 1.2)
         act_start = start if action == "appear" else float(rng.uniform(start + 0.5, end - 0.5 - act_length))
         act_when = Interval(round(act_start, 1), round(act_start + act_length, 1))
-        distance = float(rng.uniform(0.45, 0.6)) if action in MOVES else 0.0
-        size = size * 0.65 if action == "grow" else max(size, 0.13) if action == "shrink" else size
+        distance = float(rng.uniform(0.45, 0.62)) if action in MOVES else 0.0
+        size = size * 0.6 if action == "grow" else max(size, 0.17) if action == "shrink" else size
     reach = size * (GROWTH if action == "grow" else 1.0) + 0.01
     dx, dy = MOVES.get(action or "", (0.0, 0.0))
-    distance = min(distance, 1 - 2 * reach)
+    distance = min(distance, 0.99 - 2 * reach)
     x = rng.uniform(reach + max(0.0, -dx) * distance, 1 - reach - max(0.0, dx) * distance)
     y = rng.uniform(reach + max(0.0, -dy) * distance, 1 - reach - max(0.0, dy) * distance)
     return Track(
