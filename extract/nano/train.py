@@ -1,11 +1,12 @@
 """Make the nano encoders: python -m rdmf.extract.nano.train --work DIR
 
-Renders videos of the demo's world that no demo shares (another seed and other split names), trains the nano Video
-Swin to tell which objects are there and what they do, and a two-layer BERT on masked words and the meaning of a
+Draws clips of videos of the demo's world that no demo shares (another seed and other split names), trains the nano
+Video Swin to tell which objects are there and what they do, and a two-layer BERT on masked words and the meaning of a
 sentence. Then both are frozen: they are to the demo what Kinetics and Wikipedia are to the large encoders. Writes
-`video.safetensors`, `bert/` and `MODEL_CARD.md` beside this file. About an hour on two cores.
+`video.safetensors`, `bert/` and `scores.json` beside this file (MODEL_CARD.md tells of them). A quarter of an hour on
+two cores.
 
-B clips, F frames, O objects (colour and shape), A actions, S scenes.
+B clips, F frames, S x S pixels, T clips of a video, O objects (colour and shape), A actions, K labels, M cells.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ class Readout(nn.Module):
         }  # fmt: skip
 
 
-def train_video(work: Path, steps: int, batch: int = 32, peak_lr: float = 2e-3) -> tuple[VideoSwin, dict]:
+def train_video(work: Path, steps: int, batch: int = 16, peak_lr: float = 2e-3) -> tuple[VideoSwin, dict]:
     """Train the nano Video Swin with one cycle of the learning rate, and score it on unseen videos."""
     torch.manual_seed(SEED)
     clips, labels, cells = draw_split("encoder-train", work)
@@ -214,8 +215,9 @@ def train_video(work: Path, steps: int, batch: int = 32, peak_lr: float = 2e-3) 
             x, y, z = x.flip(3), rename_actions(y, MIRRORED), mirrored(z)
         if reverse < 0.25:
             x, y, z = x.flip(1), rename_actions(y, REVERSED), backwards(z)
-        tokens = model.norm(model.features(model.patch_embed(normalise(x))))  # [B, *GRID, D]
-        losses = readout.losses(tokens, y, z)
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = model.norm(model.features(model.patch_embed(normalise(x))))  # [B, *GRID, D]
+        losses = readout.losses(tokens.float(), y, z)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 10.0)
@@ -335,8 +337,8 @@ def train_text(folder: Path, steps: int = 1500, batch: int = 128) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the rendered videos (about 8 GB)")
-    parser.add_argument("--steps", type=int, default=6000, help="training steps of the Video Swin")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the drawn clips (about 7 GB)")
+    parser.add_argument("--steps", type=int, default=8000, help="training steps of the Video Swin")
     arguments = parser.parse_args()
     text = train_text(HERE / "bert")
     model, video = train_video(arguments.work, arguments.steps)
