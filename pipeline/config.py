@@ -123,7 +123,7 @@ class TrainingConfig(Settings):
     patience: Count = 10
     """Epochs without a better validation score before training stops."""
     select_by: Literal["R1@0.5", "R1@0.7", "mIoU", "mAP"] = "mAP"
-    """The validation score that decides which epoch is kept."""
+    """The validation score that decides which epoch is kept; HL-mAP where a dataset has highlights and no moments."""
     seed: Annotated[int, Field(ge=0)] = 0
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training videos set aside where the dataset has no validation split."""

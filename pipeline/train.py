@@ -37,9 +37,9 @@ from .checkpoint import (
 )
 from .config import Config, TrainingConfig
 from .dataset import Batch, FeatureSet, MomentDataset, collate, open_features
-from .evaluate import evaluate
 from .inference import predict_dataset
 from .model import RDMF, count_parameters
+from .per_query import per_query
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ def train(
         losses = _train_epoch(model, optimizer, training, order, config, epoch, on_step)
         scores = validate(model, validation, config, info.max_clips)
         record = {"epoch": epoch, "loss": losses, "validation": scores, "seconds": time.monotonic() - began}
-        if scores[config.training.select_by] > best["score"]:
-            best = {"epoch": epoch, "score": scores[config.training.select_by], "scores": scores}
+        score = scores.get(config.training.select_by, scores.get("HL-mAP", -math.inf))
+        if score > best["score"]:
+            best = {"epoch": epoch, "score": score, "scores": scores}
             write_tensors(out / "best.safetensors", model.state_dict())
             write_json(out / "best.json", best)
         _log(out / "log.jsonl", record, keep_before=epoch)
@@ -148,7 +149,7 @@ def with_validation(features: FeatureSet, training: TrainingConfig) -> tuple[Fea
     manifest = features.manifest
     if "train" not in manifest.splits:
         raise ValueError(f"{manifest.dataset} has no split 'train'; it has {', '.join(manifest.splits)}")
-    if "val" in manifest.splits and any(q.windows for q in manifest.split("val")):
+    if "val" in manifest.splits and any(q.windows or q.saliency for q in manifest.split("val")):
         return features, {"train": "train", "validation": "val"}
     carved = carve_validation(manifest, training.validation, seed=0, target="val")
     share = f"val (carved: {training.validation:g} of the videos of train)"
@@ -156,18 +157,21 @@ def with_validation(features: FeatureSet, training: TrainingConfig) -> tuple[Fea
 
 
 def validate(model: RDMF, dataset: MomentDataset, config: Config, max_clips: int) -> dict[str, float]:
-    """Moment scores of a split as fractions: R1@0.5, R1@0.7, mIoU, mAP."""
+    """Scores of a split as fractions: R1@0.5, R1@0.7, mIoU, mAP; HL-mAP where it has highlights and no moments."""
     model.eval()
     predictions = predict_dataset(model, dataset, config.model.moment.iou_share, max_clips)
-    table = evaluate(
-        predictions, dataset.features.manifest, "qvhighlights", dataset.split, allow_missing=True, resamples=0
-    ).table
-    answered = np.isin(table["qid"], [p.qid for p in predictions]) & np.isfinite(table["iou"])
-    iou, ap = table["iou"][answered], table["ap"][answered]
+    truth = dataset.manifest_of_usable()
+    if not any(query.windows for query in dataset.queries):
+        return {"HL-mAP": float(np.nanmean(per_query(predictions, truth, dataset.split, "highlights")["top_ap"]))}
+    table = per_query(predictions, truth, dataset.split, "qvhighlights")
+    counts = np.isfinite(table["iou"])
+    iou, ap = table["iou"][counts], table["ap"][counts]
     return {
-        "R1@0.5": float((iou >= 0.5).mean()), "R1@0.7": float((iou >= 0.7).mean()),
-        "mIoU": float(iou.mean()), "mAP": float(ap.mean()),
-    }  # fmt: skip
+        "R1@0.5": float((iou >= 0.5).mean()),
+        "R1@0.7": float((iou >= 0.7).mean()),
+        "mIoU": float(iou.mean()),
+        "mAP": float(ap.mean()),
+    }
 
 
 def loss_of(model: RDMF, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,3 +221,17 @@ def test_a_closed_pipe_is_no_error_message(trained):
     command = f"{sys.executable} -m rdmf.cli store list {features} | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=os.environ)
     assert "Traceback" not in done.stderr
+
+
+def test_a_video_longer_than_any_in_training_is_read_to_its_end(rdmf, trained, demo, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"max_clips": 6}))
+    video = sorted((demo / "videos").iterdir())[0]
+    (answer,) = json.loads(rdmf("predict", video, "a red star spins", "--run", run, "--json=-").out)
+    (whole,) = json.loads(rdmf("predict", video, "a red star spins", "--run", trained[1], "--json=-").out)
+    assert [c["start_s"] for c in answer["saliency"]] == [c["start_s"] for c in whole["saliency"]]
+    assert answer["saliency"][-1]["end_s"] > 19
+    assert any(m["end_s"] > 12 for m in answer["moments"])
+    assert answer["moments"] != whole["moments"]

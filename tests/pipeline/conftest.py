@@ -92,6 +92,7 @@ class Tiny:
 
     item = staticmethod(make_item)
     manifest = staticmethod(make_manifest)
+    write_manifest = staticmethod(write_features)
 
     @staticmethod
     def write(folder: Path, per_split: dict[str, int], without: tuple[str, ...] = ()) -> Path:

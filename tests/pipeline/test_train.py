@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,3 +202,12 @@ def test_features_of_another_kind_are_refused(tiny_features, tiny_config, tmp_pa
     (other / "video").rename(other / "gone")
     with pytest.raises(ValueError, match="expected a store named 'topics-"):
         evaluate_run(tmp_path / "run", "test", features=other)
+
+
+def test_a_dataset_with_highlights_and_no_moments_trains_and_is_chosen_by_highlights(tmp_path, tiny, tiny_config):
+    manifest = tiny.manifest({"train": 6, "val": 3})
+    queries = tuple(replace(q, windows=()) for q in manifest.queries)
+    folder = tiny.write_manifest(tmp_path / "f", replace(manifest, queries=queries))
+    result = train(folder, tmp_path / "run", changed(tiny_config, epochs=2))
+    assert set(result.best) == {"HL-mAP"}
+    assert 0 < result.best["HL-mAP"] <= 1
