@@ -40,7 +40,7 @@ demo: $(READY)
 	$(RDMF) evaluate --run runs/demo --split test --controls --json runs/demo/test.json
 	$(RDMF) predict data/demo/videos/demo7-test-0000.mp4 $(DEMO_SENTENCES) --run runs/demo --figure runs/demo/moment.png
 
-DEMO_SENTENCES := "a red star spins" "it is night"
+DEMO_SENTENCES := "the yellow triangle grows" "a purple square moves up" "we are in the city"
 
 features: $(READY)
 	$(RDMF) features $(DATASET) --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(FEATURES) $(ARGS)

@@ -15,6 +15,8 @@ Dimensions: B sequences, T clips, L words, D hidden.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,10 @@ from .integrate import State, euler
 from .kinetics import KINETICS
 from .laplacian import linked_laplacian, links, zero_padding
 from .rates import DIFFUSION_ORDERS, Rates
+
+SPREAD = 2.0
+"""Standard deviation of what goes into the sigmoids at the start. The default of 0.6 keeps both species near 1/2, where
+U U V hardly tells one sentence from another, and training takes very long to notice the text."""
 
 
 def masked_mean(words: Tensor, word_mask: Tensor) -> Tensor:
@@ -79,7 +85,9 @@ class ReactionDiffusionFusion(FusionBlock):
         self.steps, self.dt, self.kinetics = steps, dt, kinetics
         self.rates = DIFFUSION_ORDERS[diffusion_order](Rates(d_video, d_text, feed, kill), dt)
         self.to_video, self.to_text = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-        self.back = nn.Linear(hidden, hidden)
+        for into in (self.to_video, self.to_text):
+            nn.init.normal_(into.weight, std=SPREAD / math.sqrt(hidden))
+        self.norm_reacted, self.back = nn.LayerNorm(hidden), nn.Linear(hidden, hidden)
 
     def rates_now(self) -> Rates[float]:
         """The present rates as plain numbers, for logs and for `step_load`."""
@@ -93,4 +101,4 @@ class ReactionDiffusionFusion(FusionBlock):
             exact = torch.promote_types(u.dtype, torch.float32)
             u, v = u.to(exact).sigmoid(), v.to(exact).sigmoid().unsqueeze(1).expand(u.shape)
             u, _ = react_and_diffuse(u, v, clip_mask, self.rates(), self.dt, self.steps, self.kinetics)
-        return self.back(u.to(clips.dtype))
+        return self.back(self.norm_reacted(u.to(clips.dtype)))
