@@ -12,12 +12,14 @@ Dimensions: B sequences, T clips, L words, D hidden.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from .laplacian import zero_padding
 
 
-class FusionBlock(nn.Module):
+class FusionBlock(nn.Module, ABC):
     """The shared part. A fusion derives from it and defines `mix`."""
 
     def __init__(self, hidden: int, dropout: float, ffn: int) -> None:
@@ -27,9 +29,9 @@ class FusionBlock(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(hidden, ffn), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn, hidden))
         self.dropout = nn.Dropout(dropout)
 
+    @abstractmethod
     def mix(self, clips: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """What the words add: normalised clips [B, T, D], words [B, L, D] as they are -> [B, T, D]."""
-        raise NotImplementedError
 
     def forward(self, clips: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """clips [B, T, D], clip_mask [B, T], words [B, L, D], word_mask [B, L] -> [B, T, D], 0 at padding."""
