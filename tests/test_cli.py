@@ -15,6 +15,7 @@ import pytest
 
 from rdmf import cli
 from rdmf.manifests.demo.dataset import DemoConfig, make_demo
+from rdmf.pipeline.controls import CONTROLS
 
 
 class Ran(NamedTuple):
@@ -134,7 +135,7 @@ def test_evaluate_prints_a_table_and_writes_the_official_keys(rdmf, trained, tmp
         assert name in ran.out
     tree = json.loads((tmp_path / "test.json").read_text())
     assert {"brief", "full", "HL-min-VeryGood", "rdmf"} <= set(tree)
-    assert set(tree["rdmf"]["controls"]) == {"random", "centre prior", "other sentence", "shuffled clips"}
+    assert set(tree["rdmf"]["controls"]) == set(CONTROLS)
     assert tree["rdmf"]["random_weights"]
     assert "RANDOM" in ran.err
 

@@ -110,3 +110,14 @@ def test_shuffling_clips_keeps_the_clips_and_changes_the_answers(model, tiny_fea
     assert any(not np.allclose(a.windows, b.windows) for a, b in zip(straight, shuffled, strict=True))
     with pytest.raises(ValueError, match="order"):
         predict_dataset(model, dataset, 0.5, 30, order="backwards")
+
+
+def test_any_moment_is_a_true_moment_of_the_video_whatever_is_asked(model, tiny_features):
+    dataset = MomentDataset(open_features(tiny_features), "test")
+    guesses = control_predictions("any moment", model, dataset, 0.5, 30)
+    right = 0
+    for prediction, query in zip(guesses, dataset.queries, strict=True):
+        happens = {(w.start_s, w.end_s) for o in dataset.queries if o.vid == query.vid for w in o.windows}
+        assert {(s, e) for s, e, _ in prediction.windows.tolist()} == happens
+        right += tuple(prediction.windows[0, :2]) == (query.windows[0].start_s, query.windows[0].end_s)
+    assert 0 < right < len(guesses)
