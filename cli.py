@@ -367,7 +367,8 @@ def _print_features(report: FeaturesReport) -> None:
         typer.echo(f"{len(report.missing):,} videos are missing: {_some(report.missing)}")
     changed = [f for f in report.manifest.findings if f.action != "missing video"]
     for finding in changed[:SHOWN]:
-        typer.echo(f"{finding.source}: {finding.action}: {finding.detail}")
+        about = f"query {finding.qid}: " if finding.qid else ""
+        typer.echo(f"{finding.source}: {about}{finding.action}: {finding.detail}")
     if len(changed) > SHOWN:
         typer.echo(f"{len(changed) - SHOWN:,} more findings about the annotations are in manifest.parquet")
     _warn_random([s.folder.name for s in (report.video, report.text) if s.spec.weights.get("random")])

@@ -108,7 +108,7 @@ def test_a_description_needs_no_model(
     assert (described_dim, sampling.frames, sampling.size) == (dim, frames, size)
     assert spec["encoder"] == name
     assert spec["weights"] == {"source": "random", "sha256": "ab" * 32, "random": True}
-    assert spec["preprocessing"]["span_s"] == sampling.span_s == pytest.approx(32 / 15 if size == 224 else 1)
+    assert spec["preprocessing"]["span_s"] == sampling.span_s == pytest.approx(32 / 15 if size == 224 else 2)
 
 
 def test_random_weights_are_the_same_every_time_and_named_as_random(clips: np.ndarray) -> None:

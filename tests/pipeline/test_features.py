@@ -19,7 +19,6 @@ NANO = {"video_encoder": "swin_nano", "text_encoder": "bert_nano", "workers": 0}
 UNUSABLE = {
     "decord__corrupted": "decode",
     "moviepy__result": "open",
-    "mp4parse-rust__no_timescale": "open|probe|decode",
     "mp4parse-rust__short-cenc": "open|probe|decode",
     "mp4parse-rust__zero_empty_stsc": "open|probe|decode",
     "small__FlashVideo": "open|probe|decode",
