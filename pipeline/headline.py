@@ -21,7 +21,7 @@ def headline(results: Results) -> dict[str, str]:
         names = {f"R1@{t}": f"R@1_IoU_{t}" for t in ("0.3", "0.5", "0.7")}
         names |= {f"R5@{t}": f"R@5_IoU_{t}" for t in ("0.5", "0.7")} | {"mIoU": "mIoU"}
         numbers = {name: 100 * metrics[key] for name, key in names.items() if metrics.get(key) is not None}
-    shown = {name: f"{value:.1f}" for name, value in numbers.items() if value is not None}
+    shown = {name: f"{value:.2f}" for name, value in numbers.items() if value is not None}
     interval = results.rdmf.get("intervals", {}).get("R1@0.5")
     if interval is not None and "R1@0.5" in shown:
         shown["R1@0.5"] += f" [{100 * interval['low']:.0f}, {100 * interval['high']:.0f}]"
