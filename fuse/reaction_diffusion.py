@@ -2,13 +2,13 @@
 
     dU/dt = D_u Lap U + f(U, V)    dV/dt = D_v Lap V + g(U, V)    f, g: kinetics.py
 
-U^0 is the video and V^0 the sentence (the mean of its words, the same for every clip), each mapped into (0,
-1) by a normalisation, a linear layer and a sigmoid: the kinetics are cubic, and unbounded features overflow
-within an epoch. U after M Euler steps is mapped back by a linear layer, never by a logit: U may leave (0, 1).
-The bounds U, V >= 0, V <= 1 and U <= activator_bound are proven in integrate.py. The rates' parametrisation
-leaves U*U at least 11/16 of a step, so they hold while U <= sqrt(11 / (16 dt)); at the default M and dt that
-is so for every rate training can reach. Longer horizons: `step_load(block.rates_now(), dt, steps) <= 1` says
-whether they are proven at the present rates.
+U^0 is the video and V^0 the sentence (the mean of its words, the same for every clip), each mapped into (0, 1) by a
+normalisation, a linear layer and a sigmoid: the kinetics are cubic, and unbounded features overflow within an epoch.
+U after M Euler steps is mapped back by a norm and a linear layer, never by a logit: U may leave (0, 1). The bounds
+U, V >= 0, V <= 1 and U <= activator_bound are proven in integrate.py. The rates' parametrisation leaves U*U at least
+11/16 of a step, so they hold while U <= sqrt(11 / (16 dt)); at the default M and dt that is so for every rate training
+can reach. Longer horizons: `step_load(block.rates_now(), dt, steps) <= 1` says whether they are proven at the present
+rates.
 
 Dimensions: B sequences, T clips, L words, D hidden.
 """
