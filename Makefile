@@ -10,6 +10,8 @@ FEATURES ?= features/$(DATASET)
 RUN ?= runs/$(DATASET)
 CONFIG ?= $(wildcard configs/$(DATASET).yaml)
 SPLIT ?= $(if $(filter demo,$(DATASET)),test,val)
+FEATURES_ARGS ?=
+TRAIN_ARGS ?=
 ARGS ?=
 
 READY := $(VENV)/.rdmf-ready
@@ -19,8 +21,8 @@ RDMF := $(VENV)/bin/rdmf
 
 help:
 	@echo "make demo        render, extract, train, evaluate and draw the demo, all on this machine"
-	@echo "make features    DATASET=charades VIDEOS=dir ANNOTATIONS=dir [ARGS='--video-encoder swin_t ...']"
-	@echo "make train       DATASET=charades [CONFIG=configs/rdmf.yaml RUN=runs/charades ARGS='--set training.seed=1']"
+	@echo "make features    DATASET=charades VIDEOS=dir ANNOTATIONS=dir [FEATURES_ARGS='--video-encoder swin_b ...']"
+	@echo "make train       DATASET=charades [CONFIG=configs/rdmf.yaml RUN=runs/charades TRAIN_ARGS='--set training.seed=1']"
 	@echo "make evaluate    DATASET=charades [SPLIT=val]     makes the features and the training that it lacks"
 	@echo "make test        the test suite     make check   lint, types, layers     make bench   benchmarks"
 
@@ -43,17 +45,17 @@ demo: $(READY)
 DEMO_SENTENCES := "the yellow triangle grows" "a purple square moves up" "we are in the city"
 
 features: $(READY)
-	$(RDMF) features $(DATASET) --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(FEATURES) $(ARGS)
+	$(RDMF) features $(DATASET) --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(FEATURES) $(FEATURES_ARGS)
 
 train: $(RUN)/result.json
 
 # A run ends by writing result.json; an interrupted one goes on where it was.
 $(RUN)/result.json: | $(FEATURES)/manifest.parquet
-	$(RDMF) train --features $(FEATURES) $(if $(CONFIG),--config $(CONFIG)) --out $(RUN) --resume $(ARGS)
+	$(RDMF) train --features $(FEATURES) $(if $(CONFIG),--config $(CONFIG)) --out $(RUN) --resume $(TRAIN_ARGS)
 
 # What is missing is listed, and the numbers say which queries they are about; `make features` is the strict one.
 $(FEATURES)/manifest.parquet: | $(READY)
-	$(RDMF) features $(DATASET) --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(FEATURES) --allow-missing
+	$(RDMF) features $(DATASET) --videos $(VIDEOS) --annotations $(ANNOTATIONS) --out $(FEATURES) --allow-missing $(FEATURES_ARGS)
 
 evaluate: $(RUN)/result.json
 	$(RDMF) evaluate --run $(RUN) --split $(SPLIT) --json $(RUN)/$(SPLIT).json
