@@ -88,7 +88,7 @@ def cluster(
             n_workers=workers or CPU_COUNT,
             threads_per_worker=threads_per_worker,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # a free port, this machine only
             silence_logs=logging.CRITICAL,
             memory_limit=0,  # Dask holds no features; its limit would only kill the worker of a long video
             scheduler_kwargs={"allowed_failures": WORKER_DEATHS - 1},
