@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rdmf.extract.extractors import one_by_one
 from rdmf.extract.layout import Item, Source, StoreSpec
 from rdmf.extract.reader import FeatureStore
 from rdmf.extract.schedule import extract_store
@@ -34,7 +35,7 @@ def write_both(folder: Path, vids: list[str], clips: int, dim: int) -> tuple[Fea
     def item(source: Source) -> Item:
         return Item(source.id, values_of(source.id, clips, dim), times, float(edges[-1]), "0" * 64)
 
-    extract_store(folder / "store", spec, [Source(vid, vid) for vid in vids], lambda: item)
+    extract_store(folder / "store", spec, [Source(vid, vid) for vid in vids], lambda: one_by_one(item))
     (folder / "npz").mkdir()
     for vid in vids:
         np.savez(folder / "npz" / f"{vid}.npz", features=values_of(vid, clips, dim).astype(np.float16))

@@ -6,8 +6,9 @@ function that the schedule applies to every source.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,11 +18,12 @@ import numpy as np
 
 from .clips import clip_bounds, clip_frame_times
 from .frames import open_video, read_clips
-from .layout import Extractor, Item, Source, StoreSpec, file_sha256, text_sha256
+from .layout import Extractor, Failure, Item, Source, StoreSpec, file_sha256, text_sha256
 
 if TYPE_CHECKING:
     from .encoders import TextEncoder, VideoEncoder
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 CLIPS_AT_ONCE = 16  # of the nano encoder; larger clips take as many as have the same number of pixels
 PIXELS_AT_ONCE = CLIPS_AT_ONCE * 8 * 64 * 64
 
@@ -47,7 +49,7 @@ class VideoExtraction:
 
         _one_thread_on_cpu(self.device)
         encoder = load_video_encoder(self.encoder, self.weights, self.device)
-        return lambda source: extract_video(source, encoder, self.clip_seconds)
+        return one_by_one(lambda source: extract_video(source, encoder, self.clip_seconds))
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,28 @@ class TextExtraction:
 
         _one_thread_on_cpu(self.device)
         encoder = load_text_encoder(self.encoder, self.device)
-        return lambda source: extract_text(source, encoder)
+        return one_by_one(lambda source: extract_text(source, encoder))
+
+
+def one_by_one(extract: Callable[[Source], Item]) -> Extractor:
+    """An extractor from a function for one source: what it raises is the failure of that source.
+
+    A ValueError's text is the reason (stage and reason of a VideoError are kept). Only a full disk is never the
+    fault of a source.
+    """
+
+    def outcome(source: Source) -> Item | Failure:
+        try:
+            return extract(source)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            if isinstance(error, ValueError) and str(error):
+                stage = getattr(error, "stage", None)  # of a VideoError, whose message is stage and reason together
+                return Failure(source.id, stage or "extract", getattr(error, "reason", "") if stage else str(error))
+            return Failure(source.id, "extract", f"{type(error).__name__}: {error}")
+
+    return lambda sources: map(outcome, sources)
 
 
 def extract_video(source: Source, encoder: VideoEncoder, clip_seconds: float) -> Item:

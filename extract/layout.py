@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +129,9 @@ class Source:
     """The path of the video, or the sentence itself."""
 
 
-Extractor: TypeAlias = Callable[[Source], Item]
+Extractor: TypeAlias = Callable[[Sequence[Source]], Iterable[Item | Failure]]
+"""One outcome for each source, in any order, each as soon as it is there. An exception ends the run: what is the
+fault of one source is its Failure."""
 
 
 def shard_name(number: int) -> str:

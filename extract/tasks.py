@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -11,12 +10,11 @@ from typing import NamedTuple
 
 import cloudpickle
 
-from .layout import TEMPORARY, Extractor, Failure, Item, Source, StoreError, StoreSpec, shard_name
+from .layout import TEMPORARY, Extractor, Failure, Item, StoreError, StoreSpec, shard_name
 from .plan import Planned
 from .shard import read_shard
 from .writer import check_item, write_shard
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 CRASHED = "the worker process died each time it extracted this source, also alone (a crash, or out of memory)"
 
 
@@ -43,9 +41,7 @@ def shard_task(job: Job, number: int, planned: Sequence[Planned]) -> Done:
 
 def write_sources(job: Job, number: int, planned: Sequence[Planned]) -> Done:
     """Extract the sources one after another and write their shard."""
-    extractor = _extractor(job)
-    outcomes = [_attempt(extractor, source, job.spec) for source, _ in planned]
-    return _store(job, _shard(job, number), number, planned, outcomes)
+    return _store(job, _shard(job, number), number, planned, _outcomes(job, planned))
 
 
 def build_task(job: Job) -> bool:
@@ -57,7 +53,7 @@ def source_task(job: Job, number: int, i: int, planned: Planned) -> Done:
     """Extract source i of a shard to a part: a shard of its own, under a temporary name, unless it is there."""
     part = _part(job, number, i)
     done = _done(job, part, number, [planned]) or _done(job, _shard(job, number), number, [planned])
-    return done or _store(job, part, number, [planned], [_attempt(_extractor(job), planned.source, job.spec)])
+    return done or _store(job, part, number, [planned], _outcomes(job, [planned]))
 
 
 def join_parts(job: Job, number: int, planned: Sequence[Planned], killers: set[int]) -> Done:
@@ -89,21 +85,18 @@ def _extractor(job: Job) -> Extractor:
         return _built[1]
 
 
-def _attempt(extractor: Extractor, source: Source, spec: StoreSpec) -> Item | Failure:
-    """The checked item, or why there is none. Only a full disk is never the fault of the source."""
+def _outcomes(job: Job, planned: Sequence[Planned]) -> list[Item | Failure]:
+    """The checked item of each source, or why there is none, in the order of the sources."""
+    outcomes = {o.id: _checked(o, job.spec) for o in _extractor(job)([source for source, _ in planned])}
+    assert outcomes.keys() == {source.id for source, _ in planned}, "an extractor owes one outcome for each source"
+    return [outcomes[source.id] for source, _ in planned]
+
+
+def _checked(outcome: Item | Failure, spec: StoreSpec) -> Item | Failure:
     try:
-        item = extractor(source)
-        try:
-            return check_item(item, source.id, spec)
-        except ValueError as error:
-            return Failure(source.id, "values", str(error))
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise
-        if isinstance(error, ValueError) and str(error):
-            stage = getattr(error, "stage", None)  # of a VideoError, whose message is stage and reason together
-            return Failure(source.id, stage or "extract", getattr(error, "reason", "") if stage else str(error))
-        return Failure(source.id, "extract", f"{type(error).__name__}: {error}")
+        return outcome if isinstance(outcome, Failure) else check_item(outcome, spec)
+    except ValueError as error:
+        return Failure(outcome.id, "values", str(error))
 
 
 def _store(job: Job, path: Path, number: int, planned: Sequence[Planned], outcomes: Sequence[Item | Failure]) -> Done:

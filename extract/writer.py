@@ -29,11 +29,9 @@ from .shard import encode_shard
 FLOAT16_MAX = 65504
 
 
-def check_item(item: Item, source_id: str, spec: StoreSpec) -> Item:
+def check_item(item: Item, spec: StoreSpec) -> Item:
     """The item with float16 values, or a ValueError that says what training should never see."""
     values = np.asarray(item.values)
-    if item.id != source_id:
-        raise ValueError(f"expected the features of {source_id!r}, got those of {item.id!r}")
     if values.ndim != 2 or values.shape[1] != spec.dim or not np.issubdtype(values.dtype, np.floating):
         raise ValueError(f"expected float features of shape [rows, {spec.dim}], got {values.dtype} {values.shape}")
     if not len(values):

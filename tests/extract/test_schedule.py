@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cloudpickle
@@ -16,7 +16,8 @@ import pytest
 from distributed import Client
 
 from rdmf.extract import schedule
-from rdmf.extract.layout import Failure, Item, Source, StoreSpec, text_sha256
+from rdmf.extract.extractors import one_by_one
+from rdmf.extract.layout import Extractor, Failure, Item, Source, StoreSpec, text_sha256
 from rdmf.extract.reader import FeatureStore
 from rdmf.extract.schedule import cluster, extract_store
 
@@ -50,8 +51,8 @@ def extract(source: Source) -> Item:
     return Item(source.id, values, None, None, digest)
 
 
-def make_extractor() -> Callable[[Source], Item]:
-    return extract
+def make_extractor() -> Extractor:
+    return one_by_one(extract)
 
 
 def sources(n: int, **special: str) -> list[Source]:
@@ -121,10 +122,10 @@ def test_sources_that_kill_their_worker_are_named_and_their_neighbours_kept(tmp_
 def test_the_extractor_is_built_once_per_worker_process(tmp_path: Path, client: Client) -> None:
     log = tmp_path / "built"
 
-    def make() -> Callable[[Source], Item]:
+    def make() -> Extractor:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        return extract
+        return one_by_one(extract)
 
     extract_store(tmp_path / "s", SPEC, sources(40), make, client, shard_items=2)
     pids = log.read_text().split()
@@ -134,13 +135,13 @@ def test_the_extractor_is_built_once_per_worker_process(tmp_path: Path, client: 
 
 
 def test_an_extractor_that_cannot_be_built_ends_the_run_and_blames_no_source(tmp_path: Path, client: Client) -> None:
-    def no_weights() -> Callable[[Source], Item]:
+    def no_weights() -> Extractor:
         raise ValueError("expected weights at w.pth, got no file")
 
-    def too_large() -> Callable[[Source], Item]:
+    def too_large() -> Extractor:
         time.sleep(1)  # as an encoder that is too large: not in the worker's first instant
         os.kill(os.getpid(), signal.SIGKILL)
-        return extract
+        return one_by_one(extract)
 
     with pytest.raises(ValueError, match="expected weights at"):
         extract_store(tmp_path, SPEC, sources(3), no_weights, client)
@@ -151,13 +152,13 @@ def test_an_extractor_that_cannot_be_built_ends_the_run_and_blames_no_source(tmp
 
 
 def test_a_folder_that_cannot_be_written_ends_the_run_with_a_sentence(tmp_path: Path, client: Client) -> None:
-    def make() -> Callable[[Source], Item]:
+    def make() -> Extractor:
         def remove_the_folder(source: Source) -> Item:
             if source.id == "q2":
                 (tmp_path / "s").rename(tmp_path / "moved")
             return extract(source)
 
-        return remove_the_folder
+        return one_by_one(remove_the_folder)
 
     with pytest.raises(OSError, match=r"shard-00001\.h5 cannot be written"):
         extract_store(tmp_path / "s", SPEC, sources(3), make, shard_items=2)
@@ -186,6 +187,7 @@ def test_no_scheduler_at_the_address_is_a_sentence(monkeypatch: pytest.MonkeyPat
 
 KILLED_RUN = """
 import sys, time
+from rdmf.extract.extractors import one_by_one
 from rdmf.extract.layout import Item, Source, StoreSpec, text_sha256
 from rdmf.extract.schedule import cluster, extract_store
 import numpy as np
@@ -196,7 +198,7 @@ def make_extractor():
         digest = text_sha256(source.content)
         values = np.random.default_rng(int(digest[:8], 16)).normal(size=(1 + int(digest[0], 16), 4))
         return Item(source.id, values, None, None, digest)
-    return extract
+    return one_by_one(extract)
 
 if __name__ == "__main__":
     spec = StoreSpec("text", "fake", {"source": "fake", "sha256": "ab", "random": True}, {}, None, 4)

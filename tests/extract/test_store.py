@@ -22,8 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmf.extract import writer
+from rdmf.extract.extractors import one_by_one
 from rdmf.extract.index import Index, rebuild_index, write_index
 from rdmf.extract.layout import (
+    Extractor,
     Failure,
     Item,
     Source,
@@ -42,7 +44,7 @@ VIDEO = StoreSpec("video", "fake", {"source": "a.pth", "sha256": "0" * 64, "rand
 TEXT = StoreSpec("text", "hub/fake", {"source": "hub/fake", "sha256": "", "random": True}, {}, None, DIM)
 
 
-def make_video_extractor() -> Callable[[Source], Item]:
+def make_video_extractor() -> Extractor:
     """Features that follow from the bytes of the file; a file that begins with 'bad' cannot be decoded."""
 
     def extract(source: Source) -> Item:
@@ -56,16 +58,16 @@ def make_video_extractor() -> Callable[[Source], Item]:
         values = rng.normal(size=(clips, DIM)).astype(np.float32)
         return Item(source.id, values, np.stack([starts, starts + 2], 1), 2.0 * clips, digest)
 
-    return extract
+    return one_by_one(extract)
 
 
-def make_text_extractor() -> Callable[[Source], Item]:
+def make_text_extractor() -> Extractor:
     def extract(source: Source) -> Item:
         digest = text_sha256(source.content)
         values = np.random.default_rng(int(digest[:8], 16)).normal(size=(len(source.content.split()), DIM))
         return Item(source.id, values, None, None, digest)
 
-    return extract
+    return one_by_one(extract)
 
 
 def videos(folder: Path, n: int, bad: tuple[int, ...] = ()) -> list[Source]:
@@ -93,13 +95,14 @@ def test_features_come_back_as_float16_with_times_and_duration(tmp_path: Path) -
     sources = videos(tmp_path / "in", 9)
     receipt = extract_store(tmp_path / "s", VIDEO, sources, make_video_extractor, shard_items=4)
     assert (receipt.written, receipt.reused, receipt.failed, receipt.shards) == (9, 0, 0, 3)
-    store, extract = FeatureStore.open(tmp_path / "s"), make_video_extractor()
+    store, wanted = FeatureStore.open(tmp_path / "s"), {i.id: i for i in make_video_extractor()(sources)}
     assert store.ids == tuple(s.id for s in sources)
     assert len(store) == 9
     assert "v3" in store
     assert "v99" not in store
     for source in sources:
-        want, got = extract(source), store.features(source.id)
+        want, got = wanted[source.id], store.features(source.id)
+        assert isinstance(want, Item)
         np.testing.assert_array_equal(got.values, want.values.astype(np.float16))
         np.testing.assert_array_equal(got.times_s, want.times_s)
         assert got.duration_s == want.duration_s == store.entry(source.id).duration_s
@@ -120,9 +123,8 @@ def test_any_ids_and_values_round_trip(tmp_path_factory: pytest.TempPathFactory,
     spec, folder = StoreSpec("text", "t", {}, {}, None, 3), tmp_path_factory.mktemp("any")
     arrays = {id_: np.array(rows, np.float32) for id_, rows in items.items()}
     sources = [Source(id_, id_) for id_ in arrays]
-    extract_store(
-        folder, spec, sources, lambda: lambda s: Item(s.id, arrays[s.id], None, None, "0" * 64), shard_items=2
-    )
+    extractor = one_by_one(lambda s: Item(s.id, arrays[s.id], None, None, "0" * 64))
+    extract_store(folder, spec, sources, lambda: extractor, shard_items=2)
     store = FeatureStore.open(folder)
     assert store.ids == tuple(arrays)
     for id_, values in arrays.items():
@@ -251,8 +253,8 @@ BAD_ITEMS = {
 
 
 def test_features_that_training_should_never_see_are_failures_of_their_item(tmp_path: Path) -> None:
-    def make() -> Callable[[Source], Item]:
-        return lambda s: Item(s.id, BAD_ITEMS.get(s.id, (np.ones((2, DIM)), ""))[0], None, None, "0" * 64)
+    def make() -> Extractor:
+        return one_by_one(lambda s: Item(s.id, BAD_ITEMS.get(s.id, (np.ones((2, DIM)), ""))[0], None, None, "0" * 64))
 
     sources = [Source(id_, id_) for id_ in ["good", *BAD_ITEMS, "fine"]]
     extract_store(tmp_path, TEXT, sources, make)
@@ -279,7 +281,7 @@ def test_features_that_training_should_never_see_are_failures_of_their_item(tmp_
 def test_clips_without_sound_times_are_refused(times_s: list | None, duration_s: float | None) -> None:
     times = None if times_s is None else np.array(times_s, float)
     with pytest.raises(ValueError, match="expected"):
-        writer.check_item(Item("v", np.ones((2, DIM)), times, duration_s, "0" * 64), "v", VIDEO)
+        writer.check_item(Item("v", np.ones((2, DIM)), times, duration_s, "0" * 64), VIDEO)
 
 
 def test_the_fingerprint_follows_the_settings_and_not_the_place_of_the_weights() -> None:
@@ -334,7 +336,7 @@ def test_doubled_and_unusable_ids_are_refused(tmp_path: Path) -> None:
 def test_two_extractions_at_once_are_refused(tmp_path: Path) -> None:
     sources = [Source("q1", "a dog")]
 
-    def make() -> Callable[[Source], Item]:
+    def make() -> Extractor:
         with pytest.raises(StoreError, match="another extraction is writing"):
             extract_store(tmp_path, TEXT, sources, make_text_extractor)
         return make_text_extractor()
@@ -346,7 +348,7 @@ def test_two_extractions_at_once_are_refused(tmp_path: Path) -> None:
 def test_a_child_process_that_outlives_the_run_does_not_keep_the_lock(tmp_path: Path) -> None:
     children = []
 
-    def make() -> Callable[[Source], Item]:
+    def make() -> Extractor:
         pid = os.fork()  # has the lock file open, as every process has between its fork and its exec
         if pid == 0:
             time.sleep(30)
@@ -415,8 +417,8 @@ def test_a_run_killed_at_any_moment_resumes_to_the_identical_store(
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    def make() -> Callable[[Source], Item]:
-        return lambda s: Item(s.id, np.ones((4000 if s.id == "big" else 2, DIM)), None, None, "0" * 64)
+    def make() -> Extractor:
+        return one_by_one(lambda s: Item(s.id, np.ones((4000 if s.id == "big" else 2, DIM)), None, None, "0" * 64))
 
     sources = [Source("a", "a"), Source("big", "big"), Source("b", "b")]
 

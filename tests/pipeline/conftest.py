@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdmf.extract.extractors import one_by_one
 from rdmf.extract.layout import Item, Source, StoreSpec, text_sha256
 from rdmf.extract.schedule import extract_store
 from rdmf.manifests.files import write_manifest
@@ -54,7 +55,7 @@ def make_item(source: Source) -> Item:
 
 
 def make_extractor():
-    return make_item
+    return one_by_one(make_item)
 
 
 def make_manifest(per_split: dict[str, int]) -> Manifest:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rdmf.extract.extractors import one_by_one
 from rdmf.extract.layout import Item, Source, StoreSpec
 from rdmf.extract.schedule import extract_store
 from rdmf.manifests.schema import Moment, Query, Saliency
@@ -138,4 +139,4 @@ def add_store(folder, tiny, name: str, shift_s: float) -> None:
         return Item(made.id, made.values * 2, times, made.duration_s, made.source_sha256)
 
     vids = open_features(folder).manifest.videos
-    extract_store(folder / "video" / spec.folder_name, spec, [Source(v, v) for v in vids], lambda: item)
+    extract_store(folder / "video" / spec.folder_name, spec, [Source(v, v) for v in vids], lambda: one_by_one(item))

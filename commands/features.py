@@ -1,0 +1,96 @@
+"""rdmf features: stage one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import SHOWN, Bar, Device, fail, say, some, table, warn_random
+
+if TYPE_CHECKING:
+    from ..pipeline.features import FeaturesReport
+
+
+def features(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="qvhighlights, charades, activitynet, tacos, tvsum, "
+            "youtube_highlights, demo, or a name of your own for jsonl data."
+        ),
+    ],
+    videos: Annotated[Path | None, typer.Option(help="Folder of <video id>.mp4 ... [data/DATASET/videos]")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Folder or jsonl file. [data/DATASET/annotations]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where features go. [features/DATASET]")] = None,
+    video_encoder: Annotated[
+        str | None, typer.Option(help="swin_t, swin_s, swin_b or swin_nano. [swin_t; swin_nano for demo]")
+    ] = None,
+    video_weights: Annotated[
+        str | None, typer.Option(help="A file of weights, or the word random. [published weights]")
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub id of a BERT, or bert_nano. [bert-base-uncased; bert_nano for demo]"),
+    ] = None,
+    clip_seconds: Annotated[float | None, typer.Option(help="Length of a clip. [the dataset's]")] = None,
+    device: Device = "cpu",
+    workers: Annotated[int | None, typer.Option(help="Worker processes; 0: in this process. [one per core]")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:8786")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Exit with 0 although videos are missing or failed.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the demo videos; other datasets have none.")] = 7,
+) -> None:
+    """Extract the features of a dataset's videos and sentences. What is cached is reused."""
+    from ..pipeline.features import extract_features, prepare_demo
+
+    data = Path("data") / dataset
+    videos, annotations = videos or data / "videos", annotations or data / "annotations"
+    if dataset == "demo":
+        with Bar("rendering demo videos") as bar:
+            rendered = prepare_demo(videos, annotations, seed, on_video=bar.update)
+        say(f"demo videos: {'rendered into' if rendered else 'reused from'} {videos.parent}")
+    nano = dataset == "demo"
+    with Bar("extracting features") as bar:
+        report = extract_features(
+            dataset, videos, annotations, out or Path("features") / dataset,
+            video_encoder=video_encoder or ("swin_nano" if nano else "swin_t"), video_weights=video_weights,
+            text_encoder=text_encoder or ("bert_nano" if nano else "bert-base-uncased"), clip_seconds=clip_seconds,
+            device=device, workers=workers, scheduler=scheduler, retry_failed=retry_failed,
+            on_progress=lambda what, done, total, failed: bar.update(
+                done, total, f"{what} features" + (f", {failed} failed" if failed else "")),
+        )  # fmt: skip
+    _print_features(report)
+    if not report.complete and not allow_missing:
+        fail("not everything has features (see above); what is there is usable. --allow-missing accepts that")
+
+
+def _print_features(report: FeaturesReport) -> None:
+    from ..manifests.summary import summary
+
+    rows = [
+        [s.split, f"{s.queries:,}", f"{s.videos:,}", f"{s.windows:,}", f"{s.hours:.2f}"]
+        for s in summary(report.manifest)
+    ]
+    table(["split", "queries", "videos", "windows", "hours"], rows, title=report.manifest.dataset)
+    for store in (report.video, report.text):
+        done = store.receipt
+        typer.echo(
+            f"{store.spec.kind:5}  {store.folder}: {done.written:,} extracted, {done.reused:,} reused from the cache, "
+            f"{done.failed:,} without features"
+        )
+        failed = [f for f in store.failures if f.stage != "missing"]
+        for failure in failed[:SHOWN]:
+            typer.echo(f"       {failure.id}: {failure.stage}: {failure.reason}")
+        if len(failed) > SHOWN:
+            typer.echo(f"       and {len(failed) - SHOWN} more, in {store.folder / 'failures.parquet'}")
+    if report.missing:
+        typer.echo(f"{len(report.missing):,} videos are missing: {some(report.missing)}")
+    changed = [f for f in report.manifest.findings if f.action != "missing video"]
+    for finding in changed[:SHOWN]:
+        about = f"query {finding.qid}: " if finding.qid else ""
+        typer.echo(f"{finding.source}: {about}{finding.action}: {finding.detail}")
+    if len(changed) > SHOWN:
+        typer.echo(f"{len(changed) - SHOWN:,} more findings about the annotations are in manifest.parquet")
+    warn_random([s.folder.name for s in (report.video, report.text) if s.spec.weights.get("random")])
