@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from ..pipeline.train import Progress
+    from ..extract.schedule import Progress as Extracted
+    from ..pipeline.train import Progress as Step
 
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+SAY_S = 30  # between two lines of progress where there is no terminal
 SHOWN = 10  # missing videos, failures and findings printed; files have them all
 
 
@@ -46,7 +49,7 @@ def write_json(tree: Any, where: str | None) -> None:
 
 
 class Bar:
-    """A progress bar on standard error, as a context manager; silent where that is no terminal."""
+    """A progress bar on standard error, as a context manager; a line now and then where that is no terminal."""
 
     def __init__(self, what: str) -> None:
         from rich.console import Console
@@ -60,6 +63,8 @@ class Bar:
             disable=not console.is_terminal,
         )  # fmt: skip
         self.task = self.progress.add_task(what, total=None, note="")
+        self._what = ""
+        self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Bar:
         self.progress.start()
@@ -68,15 +73,37 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def update(self, done: int, total: int, what: str | None = None) -> None:
-        self.progress.update(self.task, completed=done, total=total, description=what)
+    def update(self, done: int, total: int, what: str | None = None, note: str = "") -> None:
+        self.progress.update(self.task, completed=done, total=total, description=what, note=note)
+        if self.progress.disable and time.monotonic() - self._said > SAY_S:
+            self._said = time.monotonic()
+            say(f"{what or ''} {done:,}/{total:,}  {note}".strip())
 
-    def step(self, at: Progress) -> None:
+    def step(self, at: Step) -> None:
         losses = "  ".join(f"{name} {value:.2f}" for name, value in at.losses.items())
         self.progress.update(
             self.task, completed=at.step, total=at.steps, description=f"epoch {at.epoch}/{at.epochs}",
             note=f"{at.queries_per_s:.0f} queries/s  {losses}",
         )  # fmt: skip
+
+    def extraction(self, what: str, at: Extracted) -> None:
+        if what != self._what:
+            self._what, self._began = what, time.monotonic()
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        notes = []
+        if at.done:
+            notes.append(f"{at.rows / seconds:,.1f} {'clips' if what == 'video' else 'words'}/s")
+            notes.append(f"{clock(seconds / at.done * (at.total - at.done))} left")
+        if at.failed:
+            notes.append(f"{at.failed:,} failed")
+        self.update(at.done, at.total, f"{what} features", "  ".join(notes))
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", to_stderr: bool = False) -> None:

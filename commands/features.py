@@ -36,13 +36,29 @@ def features(
     ] = None,
     clip_seconds: Annotated[float | None, typer.Option(help="Length of a clip. [the dataset's]")] = None,
     device: Device = "cpu",
-    workers: Annotated[int | None, typer.Option(help="Worker processes; 0: in this process. [one per core]")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Worker processes, or a range such as 2-8; 0: in this process. [one per core or GPU]"),
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:8786")] = None,
+    decoders: Annotated[
+        int | None, typer.Option(min=1, help="Decoding processes per worker. [1; with GPUs the cores of each]")
+    ] = None,
+    decode_memory: Annotated[float, typer.Option(help="GiB that one decoding process may take.")] = 4.0,
+    decode_timeout: Annotated[
+        float, typer.Option(help="Seconds without a clip until a video counts as hanging.")
+    ] = 300,
     allow_missing: Annotated[bool, typer.Option(help="Exit with 0 although videos are missing or failed.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
     seed: Annotated[int, typer.Option(help="Of the demo videos; other datasets have none.")] = 7,
 ) -> None:
     """Extract the features of a dataset's videos and sentences. What is cached is reused."""
+    from ..extract.workers import Workers
+
+    try:
+        Workers.parse(workers)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     from ..pipeline.features import extract_features, prepare_demo
 
     data = Path("data") / dataset
@@ -57,9 +73,9 @@ def features(
             dataset, videos, annotations, out or Path("features") / dataset,
             video_encoder=video_encoder or ("swin_nano" if nano else "swin_t"), video_weights=video_weights,
             text_encoder=text_encoder or ("bert_nano" if nano else "bert-base-uncased"), clip_seconds=clip_seconds,
-            device=device, workers=workers, scheduler=scheduler, retry_failed=retry_failed,
-            on_progress=lambda what, done, total, failed: bar.update(
-                done, total, f"{what} features" + (f", {failed} failed" if failed else "")),
+            device=device, workers=workers, scheduler=scheduler, decoders=decoders, decode_memory_gib=decode_memory,
+            decode_timeout_s=decode_timeout, retry_failed=retry_failed, on_progress=bar.extraction,
+            on_wait=lambda: say("another extraction has this store: waiting until it has ended"),
         )  # fmt: skip
     _print_features(report)
     if not report.complete and not allow_missing:

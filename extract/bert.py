@@ -23,13 +23,31 @@ from .weights import WeightsError, sha256_of
 
 MAX_TOKENS = 128
 """Tokens the model reads of a sentence, its own included; the rest of a longer sentence is cut off."""
-BATCH = 64
+BATCH = 16
+"""Sentences computed at once, all of one length."""
 HUB_TIMEOUT_S = 15.0
-HUB_FILES = (
-    *("config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
 NEEDED = "config.json, model.safetensors, and tokenizer.json or vocab.txt"
+
+
+class HubFiles(NamedTuple):
+    """What rdmf takes of a model's repository on the Hugging Face hub, and how it speaks of it."""
+
+    model: str
+    needed: str
+    """The files without which it cannot be used, in words."""
+    patterns: tuple[str, ...]
+    """The files that are downloaded, beside the configuration and the weights."""
+    option: str
+    """How a user gives a local folder of it."""
+
+
+BERT = HubFiles(
+    model="text encoder",
+    needed=NEEDED,
+    patterns=("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    option="--text-encoder FOLDER",
+)
+MODEL_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 
 
 class TextDescription(NamedTuple):
@@ -88,28 +106,29 @@ class TextEncoder:
             return_special_tokens_mask=True,
         )
         features: list[np.ndarray] = [np.empty(0)] * len(sentences)
-        by_length = sorted(range(len(sentences)), key=lambda i: len(tokens["input_ids"][i]))
-        for start in range(0, len(sentences), BATCH):
-            rows = by_length[start : start + BATCH]
-            hidden = self.last_hidden([tokens["input_ids"][i] for i in rows])
-            for row, i in enumerate(rows):
-                special = np.array(tokens["special_tokens_mask"][i], bool)
-                if special.all():
-                    raise ValueError(f"expected a sentence of at least one word, got {sentences[i]!r}")
-                features[i] = hidden[row, : len(special)][~special]
+        by_length: dict[int, list[int]] = {}
+        for i, ids in enumerate(tokens["input_ids"]):
+            if all(tokens["special_tokens_mask"][i]):
+                raise ValueError(f"expected a sentence of at least one word, got {sentences[i]!r}")
+            by_length.setdefault(len(ids), []).append(i)
+        for same_length in by_length.values():
+            for start in range(0, len(same_length), BATCH):
+                group = same_length[start : start + BATCH]
+                hidden = self.last_hidden([tokens["input_ids"][i] for i in group])
+                for row, i in zip(hidden, group, strict=True):
+                    features[i] = row[~np.array(tokens["special_tokens_mask"][i], bool)]
         return features
 
     def last_hidden(self, ids: list[list[int]]) -> np.ndarray:
-        """Token ids of B sentences -> float32 [B, longest, dim]; rows past a sentence's end mean nothing."""
-        longest = max(len(sentence) for sentence in ids)
-        padded = torch.full((len(ids), longest), self.tokenizer.pad_token_id or 0)
-        mask = torch.zeros(len(ids), longest, dtype=torch.long)
-        for row, sentence in enumerate(ids):
-            padded[row, : len(sentence)] = torch.tensor(sentence)
-            mask[row, : len(sentence)] = 1
+        """Token ids of up to BATCH sentences of one length -> float32 [sentences, length, dim].
+
+        Always computed as BATCH rows, the last sentence repeated: rounding depends on the shape, and the features
+        of a sentence must not depend on its company.
+        """
+        rows = torch.tensor(ids + ids[-1:] * (BATCH - len(ids)), device=self.device)
         with torch.inference_mode():
-            out = self.model(input_ids=padded.to(self.device), attention_mask=mask.to(self.device))
-        return out.last_hidden_state.cpu().numpy()
+            out = self.model(input_ids=rows, attention_mask=torch.ones_like(rows))
+        return out.last_hidden_state[: len(ids)].cpu().numpy()
 
 
 def describe_bert(folder: Path, name: str, source: str) -> TextDescription:
@@ -136,6 +155,11 @@ def describe_bert(folder: Path, name: str, source: str) -> TextDescription:
 
 
 def find_bert(name: str) -> Path:
+    """The folder of a text encoder, see `find_model`."""
+    return find_model(name, BERT)
+
+
+def find_model(name: str, wanted: HubFiles) -> Path:
     """The folder of a model: `name` itself, or the hub's files, from its cache or downloaded to it.
 
     Raises WeightsError, saying how to get them without a network.
@@ -144,18 +168,21 @@ def find_bert(name: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists() or name.startswith((".", "~", "/")) or name.count("/") > 1:
-        raise WeightsError(f"expected a text encoder's folder ({NEEDED}), found none at {name}")
+        raise WeightsError(f"expected a {wanted.model}'s folder ({wanted.needed}), found none at {name}")
 
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     def snapshot(cached: bool) -> Path:
-        limits: dict[str, Any] = {"allow_patterns": list(HUB_FILES), "etag_timeout": HUB_TIMEOUT_S}
+        limits: dict[str, Any] = {
+            "allow_patterns": [*MODEL_FILES, *wanted.patterns],
+            "etag_timeout": HUB_TIMEOUT_S,
+        }
         return Path(snapshot_download(name, local_files_only=cached, **limits))
 
     with contextlib.suppress(OSError, HFValidationError):
         cached = snapshot(cached=True)
-        if any(cached.glob("model*.safetensors")):
+        if any(cached.glob("model*.safetensors")) and any(any(cached.glob(p)) for p in wanted.patterns):
             return cached
     try:
         # Ask first: this call alone has a time limit where the network swallows packets.
@@ -164,9 +191,9 @@ def find_bert(name: str) -> Path:
     except Exception as error:  # the hub's errors have no common base
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise WeightsError(
-            f"cannot get the text encoder {name!r} from huggingface.co ({reason}): check its name, or run "
+            f"cannot get the {wanted.model} {name!r} from huggingface.co ({reason}): check its name, or run "
             f"`hf download {name} --local-dir FOLDER` on a machine with a network, copy FOLDER here, and "
-            f"pass --text-encoder FOLDER; it needs {NEEDED}"
+            f"pass {wanted.option}; it needs {wanted.needed}"
         ) from error
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import captions
 from .bert import TextDescription, TextEncoder, describe_bert, find_bert
 from .clips import PREPROCESSING
+from .layout import StoreSpec
 from .video_swin import VARIANTS, VideoSwin
 from .weights import WeightsError, fetch, load_state, published_prefix, read_state, sha256_of
 
@@ -25,6 +27,10 @@ PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 """Of red, green and blue in [0, 1]; what the published weights were trained with."""
 
+HUB_PREFIX = "hf:"
+"""Begins the name of a video model of transformers; a folder or an id of the Hugging Face hub ends it."""
+HUB = "huggingface.co/"
+"""Begins the recorded source of weights from there."""
 RANDOM_SEED = 0
 SHIPPED = Path(__file__).parent / "nano"
 
@@ -88,6 +94,7 @@ class VideoEncoder:
         self.spec, self.dim, self.sampling = description
         self.name: str = self.spec["encoder"]
         self.device = device
+        self.batch = max(1, (16 * 8 * 64 * 64) // (self.sampling.frames * self.sampling.size**2))
         self.model = model.to(device).eval().requires_grad_(False)
 
     def encode(self, clips: np.ndarray) -> np.ndarray:
@@ -105,9 +112,14 @@ class VideoEncoder:
 def load_video_encoder(name: str, weights: str | None = None, device: str = "cpu") -> VideoEncoder:
     """The video encoder `name` with its published or shipped weights, those of a file, or 'random' ones.
 
+    'hf:<folder or hub id>' is a model of transformers; `weights`, where given, is the folder it is in now.
     Raises ValueError for a name or device that does not exist, WeightsError for weights that cannot be had.
     """
     place = usable_device(device)
+    if name.startswith(HUB_PREFIX):
+        from .hf_video import HubVideoEncoder, find_checkpoint
+
+        return HubVideoEncoder(find_checkpoint(name, weights), place)
     description, file = resolve(name, weights)
     model = VideoSwin(VARIANTS[VIDEO_ENCODERS[name].variant])
     if file is None:
@@ -121,13 +133,39 @@ def load_video_encoder(name: str, weights: str | None = None, device: str = "cpu
 
 def describe_video_encoder(name: str, weights: str | None = None) -> VideoDescription:
     """What `load_video_encoder` would give, without building the model; published weights are downloaded."""
+    if name.startswith(HUB_PREFIX):
+        from .hf_video import find_checkpoint
+
+        return find_checkpoint(name, weights).description
     return resolve(name, weights)[0]
+
+
+def encoder_name(spec: StoreSpec) -> str:
+    """The name that `load_video_encoder` knows the encoder of a store by. Raises ValueError where it knows none."""
+    if spec.encoder in VIDEO_ENCODERS:
+        return spec.encoder
+    if spec.encoder.startswith(HUB_PREFIX):
+        source = str(spec.weights.get("source", ""))
+        return HUB_PREFIX + source.removeprefix(HUB) if source.startswith(HUB) else spec.encoder
+    if spec.encoder.startswith(captions.RECORDED_PREFIX):
+        raise ValueError(
+            f"features named {spec.encoder} are of captions: what was trained on them expects captions of the video, "
+            f"which a video file does not have"
+        )
+    known = ", ".join(VIDEO_ENCODERS)
+    raise ValueError(
+        f"features named {spec.encoder} are none that rdmf can compute from a video: it has {known} and "
+        f"{HUB_PREFIX}<folder or hub id>"
+    )
 
 
 def resolve(name: str, weights: str | None) -> tuple[VideoDescription, Path | None]:
     """The description, and the file of the weights (None: random). Raises as `load_video_encoder` does."""
+    if name.startswith(captions.PREFIX):
+        raise ValueError(f"{name} encodes captions, not pictures: it is for `rdmf features` alone")
     if name not in VIDEO_ENCODERS:
-        raise ValueError(f"expected a video encoder out of {', '.join(VIDEO_ENCODERS)}, got {name!r}")
+        known = ", ".join(VIDEO_ENCODERS)
+        raise ValueError(f"expected a video encoder out of {known} or {HUB_PREFIX}<folder or hub id>, got {name!r}")
     recipe = VIDEO_ENCODERS[name]
     file: Path | None = None
     source = "random"
@@ -210,7 +248,7 @@ def describe_text_encoder(name: str) -> TextDescription:
     # The last part of a folder or hub id names the encoder: the same model is the same wherever it lies.
     encoder = Path(name).expanduser().absolute().name
     local = folder == Path(name).expanduser()
-    return describe_bert(folder, encoder, f"local folder {encoder}" if local else f"huggingface.co/{name}")
+    return describe_bert(folder, encoder, f"local folder {encoder}" if local else f"{HUB}{name}")
 
 
 def usable_device(device: str) -> torch.device:

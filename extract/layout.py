@@ -34,6 +34,7 @@ SPEC_FILE, PLAN_FILE, INDEX_FILE, FAILURES_FILE = (
     "failures.parquet",
 )
 LOCK_FILE = ".lock"
+ABSENT = "absent"  # the stamp of a video whose file is not there
 TEMPORARY = ".tmp-"  # what begins so is never read, and removed by the next extraction
 
 Kind: TypeAlias = Literal["video", "text"]
@@ -126,7 +127,9 @@ class Source:
 
     id: str
     content: str
-    """The path of the video, or the sentence itself."""
+    """The path of the video, or the sentence itself; with a stamp, whatever the extractor takes."""
+    stamp: str | None = None
+    """A sign of the content, for `source_stamp`, where the content is not the path of a file."""
 
 
 Extractor: TypeAlias = Callable[[Sequence[Source]], Iterable[Item | Failure]]
@@ -179,12 +182,14 @@ def source_stamp(kind: Kind, source: Source) -> str:
     there is none), since hashing an archive costs as much as reading it; a change that keeps the size takes
     hashing to see.
     """
+    if source.stamp is not None:
+        return source.stamp
     if kind == "text":
         return text_sha256(source.content)
     try:
         return f"{Path(source.content).stat().st_size} bytes"
     except (OSError, ValueError):
-        return "absent"
+        return ABSENT
 
 
 def text_sha256(sentence: str) -> str:

@@ -6,11 +6,12 @@ done source by source, so that the killer ends as a failure named 'crash' and it
 
 from __future__ import annotations
 
-import logging
+import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,17 @@ import cloudpickle
 
 from .index import build_index, missing_sources, write_index
 from .layout import Extractor, Failure, Source, StoreSpec, shard_files
+from .parts import clear_parts
 from .plan import Planned, make_plan
-from .tasks import Done, Job, build_task, join_parts, shard_task, source_task, write_sources
+from .tasks import Done, Job, Outcome, Tell, build_task, join_parts, shard_task, source_task
+from .workers import Workers
 from .writer import locked_store
 
 if TYPE_CHECKING:
     from distributed import Client
 
 SHARD_ITEMS = {"video": 32, "text": 2048}  # some MB each: small enough to redo, to spread and to report on
-WORKER_DEATHS = 2  # of a local cluster before a task is given up; every round below grants them anew
-CONNECT_S = 30
+SHARDS_EACH = 4  # that a worker should get at least, so that all end at about the same time
 LOOK_S = 5  # without news, look whether there are workers
 NO_WORKERS_S = 180  # this long without any is the end
 
@@ -44,58 +46,25 @@ class Receipt:
     """Sources, missing ones included, that have no features now; FeatureStore.failures says why."""
     shards: int
     """Shards written."""
+    rows: int
+    """Rows (clips or tokens) of the items newly stored."""
+    seconds: float
+    """From the first task to the last."""
 
 
-@contextmanager
-def cluster(
-    workers: int | None = None, scheduler: str | None = None, threads_per_worker: int = 1
-) -> Iterator[Client | None]:
-    """A Dask client: of the scheduler at an address, or of `workers` processes here (None: one per core).
+@dataclass(frozen=True)
+class Progress:
+    """How far an extraction is."""
 
-    workers=0 gives None, which `extract_store` takes as: in this process, without Dask.
-    Raises ValueError where no scheduler, or one without workers, is at the address.
-    """
-    if scheduler is None and workers == 0:
-        yield None
-        return
-    import dask
-    from dask.system import CPU_COUNT
-    from distributed import Client, LocalCluster
-
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"expected a Dask scheduler at {scheduler!r}, got none ({error}); start one there"
-            ) from None
-        with client:
-            try:
-                client.wait_for_workers(1, timeout=CONNECT_S)
-            except TimeoutError:
-                raise ValueError(
-                    f"expected workers at the Dask scheduler {scheduler!r}, got none; start some"
-                ) from None
-            yield client
-        return
-    if workers is not None and workers < 0:
-        raise ValueError(f"expected a number of workers >= 0, got {workers}")
-    with (
-        # Dask takes a worker that is not back 15 s after it died out of the cluster for good, even one that came back
-        # and died again; with a killer among the sources that ends with no worker at all
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"}),
-        LocalCluster(
-            n_workers=workers or CPU_COUNT,
-            threads_per_worker=threads_per_worker,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # a free port, this machine only
-            silence_logs=logging.CRITICAL,
-            memory_limit=0,  # Dask holds no features; its limit would only kill the worker of a long video
-            scheduler_kwargs={"allowed_failures": WORKER_DEATHS - 1},
-        ) as local,
-        Client(local, set_as_default=False) as client,
-    ):
-        yield client
+    done: int
+    total: int
+    """Sources that had to be done when it began."""
+    failed: int
+    """Of those done."""
+    rows: int
+    """Clips or tokens of those done."""
+    failure: str = ""
+    """The newest one: id, stage and reason."""
 
 
 def extract_store(
@@ -103,68 +72,114 @@ def extract_store(
     spec: StoreSpec,
     sources: Sequence[Source],
     make_extractor: Callable[[], Extractor],
-    client: Client | None = None,
+    workers: Workers | None = None,
     *,
     shard_items: int | None = None,
     missing: Iterable[Failure] = (),
     retry_failures: bool = False,
     rehash: bool = False,
-    on_progress: Callable[[int, int, int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> Receipt:
     """Bring the store in `folder` up to date with `sources`; killed at any moment, the next call resumes.
 
     make_extractor: built once per worker process and used for all its shards; what it returns is called by
-      several threads where workers have several. A ValueError it raises for a source (stage and reason of a
-      VideoError kept) or any other exception becomes a failure of that source.
+      several threads where workers have several.
+    workers: None: in this process.
     missing: sources the caller could not find; recorded, tried as soon as they come among `sources`.
     retry_failures: try again what failed before; otherwise only when the source changed.
     rehash: compare videos by sha256 and not by size alone.
-    on_progress: called with (sources done, sources to do, failed among the done) per finished shard.
+    on_progress: called at the start, for every video that is done and for every shard.
+    on_wait: called once where another extraction has the store: this one waits until that has ended.
 
-    Raises StoreError for a store of other settings or one being written, OSError when a shard cannot be
-    written, RuntimeError when the extractor cannot be built without its worker dying; shards written before
-    stay.
+    Raises StoreError for a store of other settings, OSError when a shard cannot be written or workers see
+    other folders, RuntimeError when the extractor cannot be built without its worker dying; what was done
+    before stays.
     """
     folder = Path(folder).resolve()
     if spec.kind == "video":  # workers may have another working directory
         sources = [Source(source.id, str(Path(source.content).absolute())) for source in sources]
     absent_now = {failure.id: failure for failure in missing}
-    with locked_store(folder, spec):
-        plan = make_plan(folder, spec, sources, shard_items or SHARD_ITEMS[spec.kind], retry_failures, rehash)
-        total = sum(map(len, plan.to_do.values()))
-        written = failed = 0
-        for done in _extract(Job(folder, spec, cloudpickle.dumps(make_extractor)), plan.to_do, client):
-            written, failed = written + done.items, failed + done.failed
-            if on_progress is not None:
-                on_progress(written + failed, total, failed)
+    workers = workers or Workers(0)
+    with locked_store(folder, spec, on_wait) as lock:
+        if shard_items is None:
+            shard_items = max(1, min(SHARD_ITEMS[spec.kind], -(-len(sources) // (SHARDS_EACH * workers.parallel))))
+        plan = make_plan(folder, spec, sources, shard_items, retry_failures, rehash)
+        if retry_failures:
+            clear_parts(folder, spec, only_failures=True)
+        began = time.monotonic()
+        tally = _Tally(plan.to_do, on_progress)
+        if plan.to_do:
+            job = Job(folder, spec, cloudpickle.dumps(make_extractor), lock)
+            for done in _extract(job, plan.to_do, workers.client(), tally.add):
+                tally.add(*done)
+        seconds = time.monotonic() - began
         if not plan.to_do.keys() <= shard_files(folder).keys():
             raise OSError(
                 f"the workers wrote shards that are not in {folder}: expected a folder that all of them share"
             )
+        clear_parts(folder, spec)
         known = {failure.id: failure for failure in missing_sources(folder, spec)}
         index = build_index(folder, spec, (known | absent_now).values())
         write_index(folder, spec, index)
     absent = {*absent_now, *(source.id for source in sources)} - index.items.keys()
-    return Receipt(written, plan.reused, len(absent), len(plan.to_do))
+    written, rows = tally.written
+    return Receipt(written, plan.reused, len(absent), len(plan.to_do), rows, seconds)
 
 
-def _extract(job: Job, to_do: Mapping[int, Sequence[Planned]], client: Client | None) -> Iterator[Done]:
+class _Tally:
+    """Outcomes as they come, each source counted once: those of a shard may be told again by its receipt."""
+
+    def __init__(self, to_do: Mapping[int, Sequence[Planned]], on_progress: Callable[[Progress], None] | None) -> None:
+        self._total = sum(map(len, to_do.values()))
+        self._on_progress = on_progress
+        self._outcomes: dict[str, Outcome] = {}
+        self._changing = threading.Lock()  # outcomes also come in the thread of Dask's client
+        if on_progress is not None:
+            on_progress(Progress(0, self._total, 0, 0))
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """Items and their rows."""
+        rows = [outcome.rows for outcome in self._outcomes.values() if outcome.rows]
+        return len(rows), sum(rows)
+
+    def add(self, *outcomes: Outcome) -> None:
+        with self._changing:
+            new = [outcome for outcome in outcomes if outcome.id not in self._outcomes]
+            self._outcomes.update((outcome.id, outcome) for outcome in outcomes)
+            if not new or self._on_progress is None:
+                return
+            items, rows = self.written
+            failure = next((f"{o.id}: {o.failure}" for o in reversed(new) if o.failure), "")
+            done = len(self._outcomes)
+            self._on_progress(Progress(done, self._total, done - items, rows, failure))
+
+
+def _extract(job: Job, to_do: Mapping[int, Sequence[Planned]], client: Client | None, tell: Tell) -> Iterator[Done]:
     """Write every shard, in any order."""
     if client is None:
         for number, planned in to_do.items():
-            yield write_sources(job, number, planned)
+            yield shard_task(job, number, planned, tell)
         return
+    topic = f"rdmf-{secrets.token_hex(8)}"
+    client.subscribe_topic(topic, lambda event: tell(Outcome(*event[1])))
+    tell_there = partial(_log, topic)
     killed = []
-    for number, done in _run(client, [(n, (shard_task, job, n, planned)) for n, planned in to_do.items()]):
-        if done is None:
-            killed.append(number)
-        else:
-            yield done
-    if killed:
-        yield from _isolate(job, {number: to_do[number] for number in sorted(killed)}, client)
+    try:
+        calls = [(n, (shard_task, job, n, planned, tell_there)) for n, planned in to_do.items()]
+        for number, done in _run(client, calls):
+            if done is None:
+                killed.append(number)
+            else:
+                yield done
+        if killed:
+            yield from _isolate(job, {number: to_do[number] for number in sorted(killed)}, client, tell_there)
+    finally:
+        client.unsubscribe_topic(topic)
 
 
-def _isolate(job: Job, to_do: Mapping[int, Sequence[Planned]], client: Client) -> Iterator[Done]:
+def _isolate(job: Job, to_do: Mapping[int, Sequence[Planned]], client: Client, tell: Tell) -> Iterator[Done]:
     """Shards that killed their workers, source by source, each to a part of its own.
 
     Dask blames all that waited at a worker when it died, so what is killed among others is tried once more
@@ -175,11 +190,11 @@ def _isolate(job: Job, to_do: Mapping[int, Sequence[Planned]], client: Client) -
             f"the workers die while they load the encoder {job.spec.encoder}, before any source: "
             f"expected enough memory for one encoder per worker; run again with fewer workers"
         )
-    calls = {(n, i): (source_task, job, n, i, to_do[n][i]) for n in to_do for i in range(len(to_do[n]))}
+    calls = {(n, p.source.id): (source_task, job, n, p, tell) for n in to_do for p in to_do[n]}
     suspects = sorted(key for key, done in _run(client, calls.items()) if done is None)
     killers = {key for s in suspects for key, done in _run(client, [(s, calls[s])]) if done is None}
     for number, planned in to_do.items():
-        yield join_parts(job, number, planned, {i for n, i in killers if n == number})
+        yield join_parts(job, number, planned, {id_ for n, id_ in killers if n == number})
 
 
 def _run(client: Client, calls: Iterable[tuple[Any, tuple]]) -> Iterator[tuple[Any, Any]]:
@@ -217,3 +232,10 @@ def _run(client: Client, calls: Iterable[tuple[Any, tuple]]) -> Iterator[tuple[A
     finally:
         if futures:
             client.cancel(list(futures))
+
+
+def _log(topic: str, outcome: Outcome) -> None:
+    """Tell the client, from a worker."""
+    from distributed import get_worker
+
+    get_worker().log_event(topic, tuple(outcome))

@@ -15,6 +15,7 @@ elsewhere.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +100,10 @@ def encode_shard(
         arrays["times_s"] = np.concatenate(
             [np.empty((0, 2), "<f8"), *(i.times_s for i in items if i.times_s is not None)]
         )
-    # Built in memory: a full disk then meets one plain write, not HDF5 halfway through closing a file
+    # Built in memory: a full disk then meets one plain write, not HDF5 halfway through closing a file. Threads need
+    # names of their own, or HDF5 takes their files for one.
     with h5py.File(
-        "shard", "w", driver="core", backing_store=False, libver=("earliest", "v108"),
+        secrets.token_hex(8), "w", driver="core", backing_store=False, libver=("earliest", "v108"),
         userblock_size=USER_BLOCK_BYTES, alignment_threshold=1, alignment_interval=64,
     ) as file:  # fmt: skip
         file.attrs.update(format_version=FORMAT_VERSION, fingerprint=spec.fingerprint, shard=number)

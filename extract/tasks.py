@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cloudpickle
 
-from .layout import TEMPORARY, Extractor, Failure, Item, StoreError, StoreSpec, shard_name
+from .layout import ABSENT, Extractor, Failure, Item, StoreError, StoreSpec, shard_name
+from .parts import read_part, write_part
 from .plan import Planned
 from .shard import read_shard
-from .writer import check_item, write_shard
+from .writer import check_item, holds_lock, write_shard
 
 CRASHED = "the worker process died each time it extracted this source, also alone (a crash, or out of memory)"
 
@@ -25,23 +26,34 @@ class Job(NamedTuple):
     spec: StoreSpec
     maker: bytes
     """The caller's `make_extractor`, pickled."""
+    lock: str
+    """What the store's lock says as long as this extraction holds it."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether every source is kept as soon as it is done: a video is dear, a sentence is not."""
+        return self.spec.kind == "video"
 
 
-class Done(NamedTuple):
-    """The receipt of one shard."""
+class Outcome(NamedTuple):
+    """What became of one source."""
 
-    items: int
-    failed: int
+    id: str
+    rows: int
+    """0: it failed."""
+    failure: str = ""
+    """Stage and reason."""
 
 
-def shard_task(job: Job, number: int, planned: Sequence[Planned]) -> Done:
+Done = tuple[Outcome, ...]
+"""The receipt of one shard."""
+Tell = Callable[[Outcome], None]
+"""Called with every source that is kept in a part."""
+
+
+def shard_task(job: Job, number: int, planned: Sequence[Planned], tell: Tell) -> Done:
     """Write one shard, unless it is there: Dask repeats a task whose receipt died with its worker."""
-    return _done(job, _shard(job, number), number, planned) or write_sources(job, number, planned)
-
-
-def write_sources(job: Job, number: int, planned: Sequence[Planned]) -> Done:
-    """Extract the sources one after another and write their shard."""
-    return _store(job, _shard(job, number), number, planned, _outcomes(job, planned))
+    return _done(job, number, planned) or _store(job, number, planned, list(_outcomes(job, number, planned, tell)))
 
 
 def build_task(job: Job) -> bool:
@@ -49,25 +61,22 @@ def build_task(job: Job) -> bool:
     return callable(_extractor(job))
 
 
-def source_task(job: Job, number: int, i: int, planned: Planned) -> Done:
-    """Extract source i of a shard to a part: a shard of its own, under a temporary name, unless it is there."""
-    part = _part(job, number, i)
-    done = _done(job, part, number, [planned]) or _done(job, _shard(job, number), number, [planned])
-    return done or _store(job, part, number, [planned], _outcomes(job, [planned]))
+def source_task(job: Job, number: int, planned: Planned, tell: Tell) -> bool:
+    """Extract one source of a shard to its part, unless that or the shard is there."""
+    if _done(job, number, [planned]) is None:
+        for outcome in _outcomes(job, number, [planned], tell):
+            write_part(job.folder, job.spec, number, planned, outcome)
+    return True
 
 
-def join_parts(job: Job, number: int, planned: Sequence[Planned], killers: set[int]) -> Done:
+def join_parts(job: Job, number: int, planned: Sequence[Planned], killers: set[str]) -> Done:
     """Write the shard whose sources `source_task` has done, all but the killers, which end as failures."""
-    done = _done(job, _shard(job, number), number, planned)  # its worker may have died after it wrote the shard
-    if done is None:
-        outcomes = [
-            Failure(source.id, "crash", CRASHED) if i in killers else _read_part(job, number, i)
-            for i, (source, _) in enumerate(planned)
-        ]
-        done = _store(job, _shard(job, number), number, planned, outcomes)
-    for i in range(len(planned)):
-        _part(job, number, i).unlink(missing_ok=True)
-    return done
+    done = _done(job, number, planned)  # its worker may have died after it wrote the shard
+    if done is not None:
+        return done
+    kept = (read_part(job.folder, job.spec, number, one) for one in planned if one.source.id not in killers)
+    crashed = [Failure(id_, "crash", CRASHED) for id_ in killers]
+    return _store(job, number, planned, [*crashed, *(outcome for outcome in kept if outcome is not None)])
 
 
 _built: tuple[tuple[str, str], Extractor] | None = None
@@ -85,11 +94,24 @@ def _extractor(job: Job) -> Extractor:
         return _built[1]
 
 
-def _outcomes(job: Job, planned: Sequence[Planned]) -> list[Item | Failure]:
-    """The checked item of each source, or why there is none, in the order of the sources."""
-    outcomes = {o.id: _checked(o, job.spec) for o in _extractor(job)([source for source, _ in planned])}
-    assert outcomes.keys() == {source.id for source, _ in planned}, "an extractor owes one outcome for each source"
-    return [outcomes[source.id] for source, _ in planned]
+def _outcomes(job: Job, number: int, planned: Sequence[Planned], tell: Tell) -> Iterator[Item | Failure]:
+    """The checked item of each source, or why there is none, in any order."""
+    if not job.in_parts:
+        yield from (_checked(raw, job.spec) for raw in _extractor(job)([one.source for one in planned]))
+        return
+    missing = {one.source.id: one for one in planned}
+    for one in planned:
+        if (kept := read_part(job.folder, job.spec, number, one)) is not None:
+            del missing[one.source.id]
+            tell(_outcome(kept))
+            yield kept
+    if missing:
+        _see_folders(missing.values())
+        for raw in _extractor(job)([one.source for one in missing.values()]):
+            outcome, one = _checked(raw, job.spec), missing[raw.id]
+            write_part(job.folder, job.spec, number, one, outcome)
+            tell(_outcome(outcome))
+            yield read_part(job.folder, job.spec, number, one) or outcome  # from memory into the map
 
 
 def _checked(outcome: Item | Failure, spec: StoreSpec) -> Item | Failure:
@@ -99,34 +121,45 @@ def _checked(outcome: Item | Failure, spec: StoreSpec) -> Item | Failure:
         return Failure(outcome.id, "values", str(error))
 
 
-def _store(job: Job, path: Path, number: int, planned: Sequence[Planned], outcomes: Sequence[Item | Failure]) -> Done:
-    items = [outcome for outcome in outcomes if isinstance(outcome, Item)]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-    write_shard(path, job.spec, number, items, failures, {source.id: stamp for source, stamp in planned})
-    return Done(len(items), len(failures))
+def _see_folders(planned: Iterable[Planned]) -> None:
+    """A worker that sees none of the videos must not call them all missing."""
+    for source, stamp in planned:
+        folder = Path(source.content).parent
+        if stamp != ABSENT and not folder.is_dir():
+            raise FileNotFoundError(f"expected the videos in {folder} on every worker, got one that has no such folder")
 
 
-def _done(job: Job, path: Path, number: int, planned: Sequence[Planned]) -> Done | None:
-    """The receipt of a file that holds these sources, or None."""
+def _store(job: Job, number: int, planned: Sequence[Planned], outcomes: Sequence[Item | Failure]) -> Done:
+    by_id = {outcome.id: outcome for outcome in outcomes}
+    assert by_id.keys() == {one.source.id for one in planned}, "an extractor owes one outcome for each source"
+    if not holds_lock(job.folder, job.lock):
+        raise StoreError(f"another extraction has taken over {job.folder}")
+    ordered = [by_id[one.source.id] for one in planned]
+    items = [outcome for outcome in ordered if isinstance(outcome, Item)]
+    failures = [outcome for outcome in ordered if isinstance(outcome, Failure)]
+    stamps = {source.id: stamp for source, stamp in planned}
+    write_shard(job.folder / shard_name(number), job.spec, number, items, failures, stamps)
+    return tuple(map(_outcome, ordered))
+
+
+def _done(job: Job, number: int, planned: Sequence[Planned]) -> Done | None:
+    """The receipt of a shard that holds these sources, or None."""
     try:
-        shard = read_shard(path, number, job.spec)
+        shard = read_shard(job.folder / shard_name(number), number, job.spec)
     except (StoreError, FileNotFoundError):
         return None
-    held = {(p.source.id, p.stamp) for p in planned} <= {(r.id, r.stamp) for r in shard.records}
-    return Done(len(shard.items), len(shard.failures)) if held else None
+    records = {(record.id, record.stamp): record for record in shard.records}
+    wanted = [(source.id, stamp) for source, stamp in planned]
+    if not records.keys() >= set(wanted):
+        return None
+    return tuple(Outcome(r.id, r.rows, _why(r.failure)) for r in map(records.__getitem__, wanted))
 
 
-def _shard(job: Job, number: int) -> Path:
-    return job.folder / shard_name(number)
+def _outcome(outcome: Item | Failure) -> Outcome:
+    if isinstance(outcome, Failure):
+        return Outcome(outcome.id, 0, _why(outcome))
+    return Outcome(outcome.id, len(outcome.values))
 
 
-def _part(job: Job, number: int, i: int) -> Path:
-    return job.folder / f"{TEMPORARY}part-{number:05d}-{i:05d}.h5"
-
-
-def _read_part(job: Job, number: int, i: int) -> Item | Failure:
-    part = read_shard(_part(job, number, i), number, job.spec)
-    record = part.records[0]
-    if record.failure is not None:
-        return record.failure
-    return Item(record.id, part.map_values(), part.map_times(), record.duration_s, record.source_sha256)
+def _why(failure: Failure | None) -> str:
+    return "" if failure is None else f"{failure.stage}: {failure.reason}"

@@ -7,7 +7,8 @@ import fcntl
 import math
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from .layout import (
 from .shard import encode_shard
 
 FLOAT16_MAX = 65504
+WAIT_S = 0.5  # between two looks at a lock that another extraction has
 
 
 def check_item(item: Item, spec: StoreSpec) -> Item:
@@ -105,27 +107,44 @@ def atomic_write(path: Path, *chunks: bytes) -> None:
 
 
 @contextmanager
-def locked_store(folder: Path, spec: StoreSpec) -> Iterator[None]:
+def locked_store(folder: Path, spec: StoreSpec, on_wait: Callable[[], None] | None = None) -> Iterator[str]:
     """The folder made ready for one writer: locked, its spec settled, leftovers of killed runs removed.
 
-    The lock goes with the process, however it ends. Raises StoreError where another extraction writes the
-    store, or it was made with other settings.
+    Gives what the lock now says (see `holds_lock`). Where another extraction has the lock, waits until that
+    has ended; on_wait is called once before. The lock goes with the process, however it ends. Raises
+    StoreError where the store was made with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if on_wait is not None:
+                    on_wait()
+                    on_wait = None
+                time.sleep(WAIT_S)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(
-                f"another extraction is writing {folder}; wait until it has ended, then run again"
-            ) from None
-        try:
+            token = secrets.token_hex(16)
+            lock.truncate(0)
+            lock.write(token)
+            lock.flush()
             _settle_spec(folder, spec)
             for leftover in folder.glob(f"{TEMPORARY}*"):
                 leftover.unlink(missing_ok=True)
-            yield
+            yield token
         finally:  # closing alone leaves the lock to a child process that was being started meanwhile
+            lock.truncate(0)
             fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def holds_lock(folder: Path, token: str) -> bool:
+    """Whether no later extraction has locked the store: the workers of one that was killed may outlive it."""
+    try:
+        return (folder / LOCK_FILE).read_text() == token
+    except OSError:
+        return True  # what is wrong with the folder, writing to it says better
 
 
 def _settle_spec(folder: Path, spec: StoreSpec) -> None:

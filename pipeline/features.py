@@ -7,23 +7,26 @@ What is cached already is reused; what is missing or cannot be decoded is listed
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ..extract.decode_pool import DecodeLimits
 from ..extract.extractors import TextExtraction, VideoExtraction
 from ..extract.frames import find_videos
 from ..extract.layout import Failure, Source, StoreSpec
 from ..extract.reader import FeatureStore
-from ..extract.schedule import Receipt, cluster, extract_store
+from ..extract.schedule import Progress, Receipt, extract_store
+from ..extract.workers import Workers, visible_gpus
 from ..manifests import dataset as find_dataset
 from ..manifests.demo.dataset import DemoConfig, make_demo
 from ..manifests.files import write_manifest
 from ..manifests.schema import Finding, Manifest
 
-OnProgress = Callable[[str, int, int, int], None]
-"""Called with what is extracted ('video' or 'text'), sources done, sources in all, failures."""
+OnProgress = Callable[[str, Progress], None]
+"""Called with what is extracted ('video' or 'text') and how far that is."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,14 @@ def extract_features(
     text_encoder: str = "bert-base-uncased",
     clip_seconds: float | None = None,
     device: str = "cpu",
-    workers: int | None = None,
+    workers: str | None = None,
     scheduler: str | None = None,
+    decoders: int | None = None,
+    decode_memory_gib: float = DecodeLimits.memory_gib,
+    decode_timeout_s: float = DecodeLimits.seconds,
     retry_failed: bool = False,
-    on_progress: OnProgress = lambda what, done, total, failed: None,
+    on_progress: OnProgress = lambda what, progress: None,
+    on_wait: Callable[[], None] | None = None,
 ) -> FeaturesReport:
     """Make the features of a dataset, or what is missing of them.
 
@@ -93,7 +100,10 @@ def extract_features(
         )
     manifest = dataset.read(annotations)
     found, missing = locate(manifest, videos)
-    video = VideoExtraction(video_encoder, video_weights, manifest.clip_seconds, device)
+    gpus = visible_gpus(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = DecodeLimits(decoders or max(1, cores // len(gpus) if gpus else 1), decode_memory_gib, decode_timeout_s)
+    video = VideoExtraction(video_encoder, video_weights, manifest.clip_seconds, device, limits)
     text = TextExtraction(text_encoder, device)
     specs = {"video": video.spec(), "text": text.spec()}
     sources = {
@@ -106,12 +116,13 @@ def extract_features(
     }
     reports: dict[str, StoreReport] = {}
     stores: dict[str, FeatureStore] = {}
-    with cluster(workers, scheduler) as client:
+    with Workers.parse(workers, scheduler, gpus) as crew:
         for kind, extraction in (("video", video), ("text", text)):
             folder = out / kind / specs[kind].folder_name
             receipt = extract_store(
-                folder, specs[kind], sources[kind], extraction, client,
+                folder, specs[kind], sources[kind], extraction, crew,
                 missing=absent[kind], retry_failures=retry_failed, on_progress=partial(on_progress, kind),
+                on_wait=on_wait,
             )  # fmt: skip
             stores[kind] = FeatureStore.open(folder)
             reports[kind] = StoreReport(folder, specs[kind], receipt, tuple(stores[kind].failures))

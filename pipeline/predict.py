@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from ..extract.encoders import VIDEO_ENCODERS, load_text_encoder, load_video_encoder, usable_device
-from ..extract.extractors import extract_text, extract_video
-from ..extract.layout import Item, Source, StoreSpec
+from ..extract.extractors import extract_video
+from ..extract.imports import IMPORTED
+from ..extract.layout import Item, StoreSpec
 from ..manifests.schema import Query
 from .checkpoint import RunInfo, load_best, load_run_info
 from .dataset import Clips, Example
@@ -68,6 +69,7 @@ def predict(
     if not video.is_file():
         raise ValueError(f"there is no video file {video}")
     info = load_run_info(run)
+    _refuse_imported(info)
     model = load_best(run, info).to(usable_device(device))
     clips = _encode_video(video, info, video_weights, device)
     words = _encode_sentences(sentences, info.text_spec, text_encoder, device)
@@ -78,6 +80,16 @@ def predict(
     ]
     found = ask(model, examples, info.config.model.moment.iou_share, info.max_clips)
     return [Answer(video, s, f) for s, f in zip(sentences, found, strict=True)]
+
+
+def _refuse_imported(info: RunInfo) -> None:
+    """An imported store says neither which weights made it nor what they were fed, whatever it is called."""
+    for spec in (*info.video_specs, info.text_spec):
+        if str(spec.weights.get("source", "")).startswith(IMPORTED):
+            raise ValueError(
+                f"the run was trained on {spec.kind} features named {spec.encoder}, which rdmf cannot compute (they "
+                "were imported); it can evaluate imported features, but predict only with encoders of its own"
+            )
 
 
 def _encode_video(video: Path, info: RunInfo, weights: str | None, device: str) -> Clips:
@@ -92,7 +104,7 @@ def _encode_video(video: Path, info: RunInfo, weights: str | None, device: str) 
         given = "random" if spec.weights.get("random") else weights
         encoder = load_video_encoder(spec.encoder, given, device)
         _same_encoder(spec, encoder.spec, "--video-weights FILE")
-        parts.append(extract_video(Source("video", str(video)), encoder, spec.clip_seconds))
+        parts.append(extract_video(video, encoder, spec.clip_seconds))
     rows = min(len(part.values) for part in parts)
     # through float16, as the store would have it: the model sees what it was trained on
     values = np.concatenate([part.values[:rows].astype(np.float16) for part in parts], axis=1)
@@ -107,8 +119,7 @@ def _encode_sentences(
     source = spec.weights.get("source", spec.encoder)
     encoder = load_text_encoder(text_encoder or (spec.encoder if source == SHIPPED else source), device)
     _same_encoder(spec, encoder.spec, "--text-encoder FOLDER")
-    items = [extract_text(Source("text", sentence), encoder) for sentence in sentences]
-    return [torch.from_numpy(item.values.astype(np.float16)).float() for item in items]
+    return [torch.from_numpy(values.astype(np.float16)).float() for values in encoder.encode(list(sentences))]
 
 
 def _same_encoder(trained_on: StoreSpec, here: dict[str, Any], option: str) -> None:

@@ -6,20 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
 import numpy as np
 import pytest
-from distributed import Client
 
-from rdmf.extract import schedule
+from rdmf.extract import workers as workers_module
 from rdmf.extract.extractors import one_by_one
-from rdmf.extract.layout import Extractor, Failure, Item, Source, StoreSpec, text_sha256
+from rdmf.extract.layout import LOCK_FILE, Extractor, Failure, Item, Source, StoreError, StoreSpec, text_sha256
 from rdmf.extract.reader import FeatureStore
-from rdmf.extract.schedule import cluster, extract_store
+from rdmf.extract.schedule import Progress, Receipt, extract_store
+from rdmf.extract.workers import Workers
 
 # The workers cannot import this file: what they need of it goes along
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -65,31 +67,29 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with cluster(workers=2) as client:
-        assert client is not None
-        yield client
+def workers() -> Iterator[Workers]:
+    with Workers(2) as workers:
+        yield workers
 
 
-def test_dask_writes_the_bytes_that_one_process_writes(tmp_path: Path, client: Client) -> None:
+def test_dask_writes_the_bytes_that_one_process_writes(tmp_path: Path, workers: Workers) -> None:
     given = sources(23, q5="refused")
-    told: list[tuple[int, int, int]] = []
+    told: list[Progress] = []
     receipt = extract_store(
-        tmp_path / "dask", SPEC, given, make_extractor, client, shard_items=4, on_progress=lambda *n: told.append(n)
+        tmp_path / "dask", SPEC, given, make_extractor, workers, shard_items=4, on_progress=told.append
     )
-    with cluster(workers=0) as nobody:
-        assert nobody is None
-        assert extract_store(tmp_path / "here", SPEC, given, make_extractor, nobody, shard_items=4) == receipt
+    here = extract_store(tmp_path / "here", SPEC, given, make_extractor, shard_items=4)
+    assert replace(here, seconds=0) == replace(receipt, seconds=0)
     assert (receipt.written, receipt.reused, receipt.failed, receipt.shards) == (22, 0, 1, 6)
     assert contents(tmp_path / "dask") == contents(tmp_path / "here")
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert len(told) == 6
-    assert told[-1] == (23, 23, 1)
+    assert [at.done for at in told] == sorted(at.done for at in told)
+    assert len(told) == 1 + 6
+    assert told[-1] == Progress(23, 23, 1, receipt.rows)
 
 
-def test_an_exception_is_a_named_failure_of_its_source(tmp_path: Path, client: Client) -> None:
+def test_an_exception_is_a_named_failure_of_its_source(tmp_path: Path, workers: Workers) -> None:
     given = sources(6, q1="undecodable", q2="refused", q4="our bug")
-    extract_store(tmp_path, SPEC, given, make_extractor, client)
+    extract_store(tmp_path, SPEC, given, make_extractor, workers)
     store = FeatureStore.open(tmp_path)
     assert store.ids == ("q0", "q3", "q5")
     assert store.failures == (
@@ -99,14 +99,12 @@ def test_an_exception_is_a_named_failure_of_its_source(tmp_path: Path, client: C
     )
 
 
-def test_sources_that_kill_their_worker_are_named_and_their_neighbours_kept(tmp_path: Path, client: Client) -> None:
+def test_sources_that_kill_their_worker_are_named_and_their_neighbours_kept(tmp_path: Path, workers: Workers) -> None:
     given = sources(12, q1="die", q6="die", q7="refused")
-    told: list[tuple[int, int, int]] = []
-    receipt = extract_store(
-        tmp_path, SPEC, given, make_extractor, client, shard_items=4, on_progress=lambda *n: told.append(n)
-    )
+    told: list[Progress] = []
+    receipt = extract_store(tmp_path, SPEC, given, make_extractor, workers, shard_items=4, on_progress=told.append)
     assert (receipt.written, receipt.failed, receipt.shards) == (9, 3, 3)
-    assert told[-1] == (12, 12, 3)
+    assert (told[-1].done, told[-1].total, told[-1].failed) == (12, 12, 3)
     store = FeatureStore.open(tmp_path)
     assert [(f.id, f.stage) for f in store.failures] == [("q1", "crash"), ("q6", "crash"), ("q7", "extract")]
     for source in given:
@@ -116,10 +114,10 @@ def test_sources_that_kill_their_worker_are_named_and_their_neighbours_kept(tmp_
     assert store.verify() == []
     assert not list(tmp_path.glob(".tmp-*"))
     # the crash is remembered: nobody dies again for it
-    assert extract_store(tmp_path, SPEC, given, make_extractor, client, shard_items=4).shards == 0
+    assert extract_store(tmp_path, SPEC, given, make_extractor, workers, shard_items=4).shards == 0
 
 
-def test_the_extractor_is_built_once_per_worker_process(tmp_path: Path, client: Client) -> None:
+def test_the_extractor_is_built_once_per_worker_process(tmp_path: Path, workers: Workers) -> None:
     log = tmp_path / "built"
 
     def make() -> Extractor:
@@ -127,14 +125,14 @@ def test_the_extractor_is_built_once_per_worker_process(tmp_path: Path, client: 
             file.write(f"{os.getpid()}\n")
         return one_by_one(extract)
 
-    extract_store(tmp_path / "s", SPEC, sources(40), make, client, shard_items=2)
+    extract_store(tmp_path / "s", SPEC, sources(40), make, workers, shard_items=2)
     pids = log.read_text().split()
     assert 1 <= len(pids) <= 2
     assert len(set(pids)) == len(pids)
     assert str(os.getpid()) not in pids
 
 
-def test_an_extractor_that_cannot_be_built_ends_the_run_and_blames_no_source(tmp_path: Path, client: Client) -> None:
+def test_an_extractor_that_cannot_be_built_ends_the_run_and_blames_no_source(tmp_path: Path, workers: Workers) -> None:
     def no_weights() -> Extractor:
         raise ValueError("expected weights at w.pth, got no file")
 
@@ -144,14 +142,14 @@ def test_an_extractor_that_cannot_be_built_ends_the_run_and_blames_no_source(tmp
         return one_by_one(extract)
 
     with pytest.raises(ValueError, match="expected weights at"):
-        extract_store(tmp_path, SPEC, sources(3), no_weights, client)
+        extract_store(tmp_path, SPEC, sources(3), no_weights, workers)
     with pytest.raises(RuntimeError, match="the workers die while they load the encoder fake"):
-        extract_store(tmp_path, SPEC, sources(3), too_large, client)
+        extract_store(tmp_path, SPEC, sources(3), too_large, workers)
     assert FeatureStore.open(tmp_path).failures == ()
-    assert extract_store(tmp_path, SPEC, sources(3), make_extractor, client).written == 3
+    assert extract_store(tmp_path, SPEC, sources(3), make_extractor, workers).written == 3
 
 
-def test_a_folder_that_cannot_be_written_ends_the_run_with_a_sentence(tmp_path: Path, client: Client) -> None:
+def test_a_folder_that_cannot_be_written_ends_the_run_with_a_sentence(tmp_path: Path, workers: Workers) -> None:
     def make() -> Extractor:
         def remove_the_folder(source: Source) -> Item:
             if source.id == "q2":
@@ -163,33 +161,117 @@ def test_a_folder_that_cannot_be_written_ends_the_run_with_a_sentence(tmp_path: 
     with pytest.raises(OSError, match=r"shard-00001\.h5 cannot be written"):
         extract_store(tmp_path / "s", SPEC, sources(3), make, shard_items=2)
     (tmp_path / "moved").rename(tmp_path / "s")
-    assert extract_store(tmp_path / "s", SPEC, sources(3), make_extractor, client).written == 1
+    assert extract_store(tmp_path / "s", SPEC, sources(3), make_extractor, workers).written == 1
 
 
-def test_an_existing_scheduler_is_used_by_its_address(tmp_path: Path, client: Client) -> None:
-    with cluster(scheduler=client.scheduler.address) as other:
-        assert other is not None
+def test_an_existing_scheduler_is_used_by_its_address(tmp_path: Path, workers: Workers) -> None:
+    client = workers.client()
+    assert client is not None
+    with Workers(scheduler=client.scheduler.address) as other:
+        assert other.parallel >= 1
         assert extract_store(tmp_path, SPEC, sources(5), make_extractor, other, shard_items=2).shards == 3
     assert client.submit(sum, [1, 2]).result() == 3  # and left running
 
 
 def test_no_scheduler_at_the_address_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "CONNECT_S", 1)
+    monkeypatch.setattr(workers_module, "CONNECT_S", 1)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with (
             pytest.raises(ValueError, match=f"expected a Dask scheduler at '{address}', got none"),
-            cluster(scheduler=address),
+            Workers(scheduler=address) as workers,
         ):
-            pass
-    with pytest.raises(ValueError, match="workers >= 0"), cluster(workers=-1):
-        pass
+            workers.client()
+
+
+def test_a_worker_of_another_rdmf_is_named_before_any_work(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = workers.client()
+    assert client is not None
+    monkeypatch.setattr(workers_module, "version", lambda name: "99.0")
+    with (
+        pytest.raises(ValueError, match=r"expected rdmf 99\.0 on every worker of .*, got 0\..* on tcp://"),
+        Workers(scheduler=client.scheduler.address) as other,
+    ):
+        other.client()
+
+
+@pytest.mark.parametrize("text", ["-1", "two", "4-2", "0-3", "1.5", ""])
+def test_numbers_of_workers_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a number of workers >= 0, or a range"):
+        Workers.parse(text)
+
+
+def test_there_is_one_worker_for_each_gpu_and_each_sees_its_own(tmp_path: Path) -> None:
+    with Workers(gpus=("0", "3")) as workers:
+        client = workers.client()
+        assert client is not None
+        assert workers.parallel == 2
+        client.wait_for_workers(2)
+        assert sorted(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["0", "3"]
+        assert extract_store(tmp_path, SPEC, sources(9), make_extractor, workers, shard_items=2).shards == 5
+
+
+def test_workers_are_added_while_there_is_work_for_them(tmp_path: Path) -> None:
+    def make() -> Extractor:
+        def slowly(source: Source) -> Item:
+            time.sleep(0.3)
+            return extract(source)
+
+        return one_by_one(slowly)
+
+    counts = []
+    with Workers.parse("1-3") as workers:
+        client = workers.client()
+        assert client is not None
+        count = lambda _: counts.append(len(client.scheduler_info(n_workers=-1)["workers"]))  # noqa: E731
+        extract_store(tmp_path, SPEC, sources(60), make, workers, shard_items=1, on_progress=count)
+    assert max(counts) > 1
+    assert FeatureStore.open(tmp_path).verify() == []
+
+
+def test_a_second_extraction_waits_and_then_finds_all_done(tmp_path: Path) -> None:
+    folder, locked, waits = tmp_path / "s", tmp_path / "locked", tmp_path / "waits"
+
+    def until(path: Path) -> None:
+        while not path.exists():
+            time.sleep(0.01)
+
+    def make() -> Extractor:
+        locked.touch()
+        until(waits)
+        return one_by_one(extract)
+
+    def also() -> None:
+        until(locked)
+        second.append(extract_store(folder, SPEC, sources(7), make_extractor, on_wait=waits.touch))
+
+    second: list[Receipt] = []
+    other = threading.Thread(target=also)
+    other.start()
+    assert extract_store(folder, SPEC, sources(7), make).written == 7
+    other.join(30)
+    assert (second[0].written, second[0].reused, second[0].shards) == (0, 7, 0)
+
+
+def test_workers_of_a_run_that_was_overtaken_write_nothing_more(tmp_path: Path) -> None:
+    def make() -> Extractor:
+        def overtaken(source: Source) -> Item:
+            (tmp_path / LOCK_FILE).write_text("another")  # as the next run does once this one is dead
+            return extract(source)
+
+        return one_by_one(overtaken)
+
+    with pytest.raises(StoreError, match="another extraction has taken over"):
+        extract_store(tmp_path, SPEC, sources(3), make)
+    assert not list(tmp_path.glob("shard-*"))
+    assert extract_store(tmp_path, SPEC, sources(3), make_extractor).written == 3
 
 
 KILLED_RUN = """
 import sys, time
 from rdmf.extract.extractors import one_by_one
 from rdmf.extract.layout import Item, Source, StoreSpec, text_sha256
-from rdmf.extract.schedule import cluster, extract_store
+from rdmf.extract.schedule import extract_store
+from rdmf.extract.workers import Workers
 import numpy as np
 
 def make_extractor():
@@ -203,8 +285,8 @@ def make_extractor():
 if __name__ == "__main__":
     spec = StoreSpec("text", "fake", {"source": "fake", "sha256": "ab", "random": True}, {}, None, 4)
     sources = [Source(f"q{i}", f"sentence {i}") for i in range(60)]
-    with cluster(workers=2) as client:
-        extract_store(sys.argv[1], spec, sources, make_extractor, client, shard_items=3)
+    with Workers(2) as workers:
+        extract_store(sys.argv[1], spec, sources, make_extractor, workers, shard_items=3)
 """
 
 
@@ -221,7 +303,6 @@ def test_a_run_with_workers_killed_from_outside_resumes_to_the_identical_store(t
         run.kill()
         assert run.wait() == -signal.SIGKILL
         assert not (folder / "index.parquet").exists()
-    time.sleep(1)  # workers that outlive their run by a moment
     receipt = extract_store(folder, SPEC, sources(60), make_extractor, shard_items=3)
     assert receipt.reused >= 9 * 3
     assert receipt.written == 60 - receipt.reused

@@ -333,18 +333,6 @@ def test_doubled_and_unusable_ids_are_refused(tmp_path: Path) -> None:
         extract_store(tmp_path, TEXT, [Source("a\n", "x")], make_text_extractor)
 
 
-def test_two_extractions_at_once_are_refused(tmp_path: Path) -> None:
-    sources = [Source("q1", "a dog")]
-
-    def make() -> Extractor:
-        with pytest.raises(StoreError, match="another extraction is writing"):
-            extract_store(tmp_path, TEXT, sources, make_text_extractor)
-        return make_text_extractor()
-
-    assert extract_store(tmp_path, TEXT, sources, make).written == 1
-    assert extract_store(tmp_path, TEXT, sources, make_text_extractor).reused == 1
-
-
 def test_a_child_process_that_outlives_the_run_does_not_keep_the_lock(tmp_path: Path) -> None:
     children = []
 

@@ -13,7 +13,7 @@ from rdmf.extract.reader import FeatureStore
 from rdmf.manifests.files import read_manifest
 from rdmf.pipeline.features import extract_features
 
-NANO = {"video_encoder": "swin_nano", "text_encoder": "bert_nano", "workers": 0}
+NANO = {"video_encoder": "swin_nano", "text_encoder": "bert_nano", "workers": "0"}
 
 # What cannot become features, and the stage at which that is found
 UNUSABLE = {
