@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from .commands import evaluate, features, predict, store, train
+from .commands import compare, evaluate, features, predict, store, store_diff, store_export, store_import, train
 from .commands.console import fail
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Find the moments of a video that a sentence describes. Features once, light models many times.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # markup would swallow [defaults] and <placeholders>
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 example = "Example: rdmf "
@@ -29,9 +30,15 @@ app.command(epilog=example + "train --features features/charades --out runs/char
     train.train
 )
 app.command(epilog=example + "evaluate --run runs/charades --split test --json -")(evaluate.evaluate)
+app.command(epilog=example + "compare ours.jsonl theirs.jsonl --annotations highlight_val_release.jsonl")(
+    compare.compare
+)
 app.command(epilog=example + 'predict video.mp4 "a person opens the door" --run runs/charades --figure door.png')(
     predict.predict
 )
+store.app.command("import", epilog=store_import.EXAMPLE)(store_import.store_import)
+store.app.command("export", epilog=store_export.EXAMPLE)(store_export.store_export)
+store.app.command("diff", epilog=store_diff.EXAMPLE)(store_diff.store_diff)
 app.add_typer(store.app, name="store")
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import SHOWN, Bar, Device, fail, say, some, table, warn_random
+from .console import SHOWN, Bar, Device, clock, fail, say, some, table, warn_random
 
 if TYPE_CHECKING:
-    from ..pipeline.features import FeaturesReport
+    from ..extract.profile import Profile
+    from ..pipeline.features import FeaturesReport, StoreReport
 
 
 def features(
@@ -21,11 +22,18 @@ def features(
             "youtube_highlights, demo, or a name of your own for jsonl data."
         ),
     ],
-    videos: Annotated[Path | None, typer.Option(help="Folder of <video id>.mp4 ... [data/DATASET/videos]")] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of <video id>.mp4 ..., or of captions, or a zip of those. [data/DATASET/videos]"),
+    ] = None,
     annotations: Annotated[Path | None, typer.Option(help="Folder or jsonl file. [data/DATASET/annotations]")] = None,
     out: Annotated[Path | None, typer.Option(help="Where features go. [features/DATASET]")] = None,
     video_encoder: Annotated[
-        str | None, typer.Option(help="swin_t, swin_s, swin_b or swin_nano. [swin_t; swin_nano for demo]")
+        str | None,
+        typer.Option(
+            help="swin_t, swin_s, swin_b, swin_nano; hf:FOLDER or hf:OWNER/NAME for VideoMAE, TimeSformer, ViViT, "
+            "V-JEPA 2, X-CLIP or CLIP; captions:BERT where --videos are captions. [swin_t; swin_nano for demo]"
+        ),
     ] = None,
     video_weights: Annotated[
         str | None, typer.Option(help="A file of weights, or the word random. [published weights]")
@@ -50,6 +58,9 @@ def features(
     ] = 300,
     allow_missing: Annotated[bool, typer.Option(help="Exit with 0 although videos are missing or failed.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
+    profile: Annotated[
+        bool, typer.Option(help="Measure first how fast decoding and encoding are alone and together (a minute).")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the demo videos; other datasets have none.")] = 7,
 ) -> None:
     """Extract the features of a dataset's videos and sentences. What is cached is reused."""
@@ -59,27 +70,49 @@ def features(
         Workers.parse(workers)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    from ..pipeline.features import extract_features, prepare_demo
+    from ..pipeline.features import prepare_demo, prepare_features
 
-    data = Path("data") / dataset
+    data, nano = Path("data") / dataset, dataset == "demo"
     videos, annotations = videos or data / "videos", annotations or data / "annotations"
-    if dataset == "demo":
+    if nano:
         with Bar("rendering demo videos") as bar:
             rendered = prepare_demo(videos, annotations, seed, on_video=bar.update)
         say(f"demo videos: {'rendered into' if rendered else 'reused from'} {videos.parent}")
-    nano = dataset == "demo"
-    with Bar("extracting features") as bar:
-        report = extract_features(
-            dataset, videos, annotations, out or Path("features") / dataset,
-            video_encoder=video_encoder or ("swin_nano" if nano else "swin_t"), video_weights=video_weights,
-            text_encoder=text_encoder or ("bert_nano" if nano else "bert-base-uncased"), clip_seconds=clip_seconds,
-            device=device, workers=workers, scheduler=scheduler, decoders=decoders, decode_memory_gib=decode_memory,
-            decode_timeout_s=decode_timeout, retry_failed=retry_failed, on_progress=bar.extraction,
-            on_wait=lambda: say("another extraction has this store: waiting until it has ended"),
-        )  # fmt: skip
+    stage = prepare_features(
+        dataset, videos, annotations, out or Path("features") / dataset,
+        video_encoder=video_encoder or ("swin_nano" if nano else "swin_t"), video_weights=video_weights,
+        text_encoder=text_encoder or ("bert_nano" if nano else "bert-base-uncased"), clip_seconds=clip_seconds,
+        device=device, decoders=decoders, decode_memory_gib=decode_memory, decode_timeout_s=decode_timeout,
+    )  # fmt: skip
+    with Workers.parse(workers, scheduler, stage.gpus) as crew:
+        if profile:
+            _print_profile(stage.profile(crew))
+        with Bar("extracting features") as bar:
+            report = stage.extract(
+                crew, retry_failed=retry_failed, on_progress=bar.extraction,
+                on_wait=lambda: say("another extraction has this store: waiting until it has ended"),
+            )  # fmt: skip
     _print_features(report)
     if not report.complete and not allow_missing:
         fail("not everything has features (see above); what is there is usable. --allow-missing accepts that")
+
+
+def _print_profile(measured: Profile) -> None:
+    rows = [
+        ["decode only", f"{measured.decode:,.1f}"],
+        ["encode only", f"{measured.encode:,.1f}"],
+        ["end to end", f"{measured.end_to_end:,.1f}"],
+    ]
+    table(["profile", "clips/s"], rows, title=f"{measured.workers} workers with {measured.decoders} decoders each")
+    typer.echo(
+        f"end to end is {measured.reached:.0%} of {measured.possible:,.1f} clips/s, what decoding and encoding allow "
+        + ("each on its own hardware" if measured.own_hardware else f"on {measured.cores} cores")
+    )
+
+
+def _rate(store: StoreReport) -> str:
+    what = "clips" if store.spec.kind == "video" else "words"
+    return f"{store.receipt.rows / max(store.receipt.seconds, 1e-9):,.1f} {what}/s"
 
 
 def _print_features(report: FeaturesReport) -> None:
@@ -94,7 +127,7 @@ def _print_features(report: FeaturesReport) -> None:
         done = store.receipt
         typer.echo(
             f"{store.spec.kind:5}  {store.folder}: {done.written:,} extracted, {done.reused:,} reused from the cache, "
-            f"{done.failed:,} without features"
+            f"{done.failed:,} without features" + (f" ({clock(done.seconds)}, {_rate(store)})" if done.written else "")
         )
         failed = [f for f in store.failures if f.stage != "missing"]
         for failure in failed[:SHOWN]:

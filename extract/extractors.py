@@ -50,7 +50,7 @@ class VideoExtraction:
     def __call__(self) -> Extractor:
         from .encoders import load_video_encoder
 
-        _one_thread_on_cpu(self.device)
+        one_thread_on_cpu(self.device)
         encoder = load_video_encoder(self.encoder, self.weights, self.device)
         return VideoExtractor(encoder, self.clip_seconds, self.limits, self.program)
 
@@ -72,7 +72,7 @@ class TextExtraction:
     def __call__(self) -> Extractor:
         from .encoders import load_text_encoder
 
-        _one_thread_on_cpu(self.device)
+        one_thread_on_cpu(self.device)
         encoder = load_text_encoder(self.encoder, self.device)
         return lambda sentences: extract_texts(sentences, encoder)
 
@@ -217,7 +217,7 @@ def extract_texts(sentences: Sequence[Source], encoder: TextEncoder) -> Iterator
         yield Item(sentence.id, values, None, None, text_sha256(sentence.content))
 
 
-def _one_thread_on_cpu(device: str) -> None:
+def one_thread_on_cpu(device: str) -> None:
     """Workers are processes, one for each core: more threads each would fight over the cores."""
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         import torch

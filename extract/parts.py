@@ -1,6 +1,7 @@
 """Sources that are done while their shard is not: each in a part, a shard of one item under a name of its own.
 
-A run that is killed loses the sources it was at, and the next one takes the rest from their parts.
+A run that is killed loses the sources it was at, and the next one takes the rest from their parts. They are not
+synced to the disk, so every byte is checked before one is used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from .layout import Failure, Item, StoreError, StoreSpec
 from .plan import Planned
-from .shard import read_shard
+from .shard import changed_parts, read_shard
 from .writer import write_shard
 
 PART = ".part-"  # what begins so is no shard; the next extraction uses it or removes it
@@ -20,19 +21,19 @@ PART = ".part-"  # what begins so is no shard; the next extraction uses it or re
 def write_part(folder: Path, spec: StoreSpec, number: int, planned: Planned, outcome: Item | Failure) -> None:
     """Keep what became of a source of shard `number`. Raises OSError where it cannot be written."""
     item, failure = ([outcome], []) if isinstance(outcome, Item) else ([], [outcome])
-    write_shard(
-        _path(folder, number, planned), spec, number, item, failure, {planned.source.id: planned.stamp}
-    )  # fmt: skip
+    stamps = {planned.source.id: planned.stamp}
+    write_shard(_path(folder, number, planned), spec, number, item, failure, stamps, sync=False)
 
 
 def read_part(folder: Path, spec: StoreSpec, number: int, planned: Planned) -> Item | Failure | None:
     """What became of a source, its features memory-mapped; None where no part is there, or of another content."""
+    path = _path(folder, number, planned)
     try:
-        part = read_shard(_path(folder, number, planned), number, spec)
+        part = read_shard(path, number, spec)
+        (record,) = part.records
+        if (record.id, record.stamp) != (planned.source.id, planned.stamp) or changed_parts(path) is not None:
+            return None
     except (StoreError, FileNotFoundError):
-        return None
-    (record,) = part.records
-    if (record.id, record.stamp) != (planned.source.id, planned.stamp):
         return None
     if record.failure is not None:
         return record.failure

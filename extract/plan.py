@@ -79,7 +79,7 @@ def make_plan(
         record = newest.get(planned.source.id)
         if record is None or record.stamp != planned.stamp or (record.failure and retry_failures):
             return False
-        return not (rehash and spec.kind == "video" and record.failure is None) or (
+        return not (rehash and spec.kind == "video" and not planned.source.stamp and record.failure is None) or (
             record.source_sha256 == file_sha256(Path(planned.source.content))
         )
 

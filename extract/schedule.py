@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,7 @@ def extract_store(
     missing: Iterable[Failure] = (),
     retry_failures: bool = False,
     rehash: bool = False,
+    in_parts: bool | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> Receipt:
@@ -89,6 +90,7 @@ def extract_store(
     missing: sources the caller could not find; recorded, tried as soon as they come among `sources`.
     retry_failures: try again what failed before; otherwise only when the source changed.
     rehash: compare videos by sha256 and not by size alone.
+    in_parts: keep every source as soon as it is done, for a killed run to use; None: videos, not sentences.
     on_progress: called at the start, for every video that is done and for every shard.
     on_wait: called once where another extraction has the store: this one waits until that has ended.
 
@@ -98,7 +100,7 @@ def extract_store(
     """
     folder = Path(folder).resolve()
     if spec.kind == "video":  # workers may have another working directory
-        sources = [Source(source.id, str(Path(source.content).absolute())) for source in sources]
+        sources = [s if s.stamp else replace(s, content=str(Path(s.content).absolute())) for s in sources]
     absent_now = {failure.id: failure for failure in missing}
     workers = workers or Workers(0)
     with locked_store(folder, spec, on_wait) as lock:
@@ -110,7 +112,8 @@ def extract_store(
         began = time.monotonic()
         tally = _Tally(plan.to_do, on_progress)
         if plan.to_do:
-            job = Job(folder, spec, cloudpickle.dumps(make_extractor), lock)
+            dear = spec.kind == "video" if in_parts is None else in_parts
+            job = Job(folder, spec, cloudpickle.dumps(make_extractor), lock, dear)
             for done in _extract(job, plan.to_do, workers.client(), tally.add):
                 tally.add(*done)
         seconds = time.monotonic() - began

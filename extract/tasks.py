@@ -28,11 +28,8 @@ class Job(NamedTuple):
     """The caller's `make_extractor`, pickled."""
     lock: str
     """What the store's lock says as long as this extraction holds it."""
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether every source is kept as soon as it is done: a video is dear, a sentence is not."""
-        return self.spec.kind == "video"
+    in_parts: bool
+    """Every source is kept as soon as it is done: a video is dear, a sentence is not."""
 
 
 class Outcome(NamedTuple):
@@ -125,7 +122,7 @@ def _see_folders(planned: Iterable[Planned]) -> None:
     """A worker that sees none of the videos must not call them all missing."""
     for source, stamp in planned:
         folder = Path(source.content).parent
-        if stamp != ABSENT and not folder.is_dir():
+        if source.stamp is None and stamp != ABSENT and not folder.is_dir():
             raise FileNotFoundError(f"expected the videos in {folder} on every worker, got one that has no such folder")
 
 

@@ -6,11 +6,27 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
+
+from ..manifests.schema import Finding
+from .layout import Failure, Source
 
 VIDEO_ENDINGS = (
     ".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp",
 )  # fmt: skip
 """Known endings, the preferred first, in any case (.MP4 is .mp4)."""
+
+
+class VideoSources(NamedTuple):
+    """The videos of a dataset, for `extract_store`: files, or what stands for them."""
+
+    place: str
+    """Where they were looked for."""
+    sources: list[Source]
+    failures: list[Failure]
+    """Videos that are not there (stage 'missing') or cannot be used."""
+    findings: list[Finding]
+    """What was fitted."""
 
 
 def find_videos(folder: Path, vids: Iterable[str]) -> dict[str, Path]:

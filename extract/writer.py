@@ -73,10 +73,14 @@ def write_shard(
     items: Sequence[Item],
     failures: Sequence[Failure],
     stamps: dict[str, str],
+    sync: bool = True,
 ) -> None:
-    """Write a whole shard, or nothing. OSError where that fails: a matter of the run, not of one source."""
+    """Write a whole shard, or nothing. OSError where that fails: a matter of the run, not of one source.
+
+    Without `sync` a crash of the machine (not of the program) may leave it damaged.
+    """
     try:
-        atomic_write(path, *encode_shard(spec, number, items, failures, stamps))
+        atomic_write(path, *encode_shard(spec, number, items, failures, stamps), sync=sync)
     except (OSError, MemoryError) as error:
         code, reason = (error.errno, str(error)) if isinstance(error, OSError) else (errno.ENOMEM, "out of memory")
         raise OSError(
@@ -86,7 +90,7 @@ def write_shard(
         ) from error
 
 
-def atomic_write(path: Path, *chunks: bytes) -> None:
+def atomic_write(path: Path, *chunks: bytes, sync: bool = True) -> None:
     """Write a temporary name, sync, rename, sync the folder: whole or not there, even on a crash."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
@@ -94,11 +98,14 @@ def atomic_write(path: Path, *chunks: bytes) -> None:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not sync:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

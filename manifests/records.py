@@ -80,7 +80,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"expected finite numbers, got {name}")
+    raise ValueError(f"expected finite numbers, got {name}; write a number, or leave the value out")
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -98,7 +98,8 @@ def parse_json(text: str, name: str, line: int = 1) -> Any:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct_keys)
     except json.JSONDecodeError as error:
         where = f"{name}:{line + error.lineno - 1}"
-        raise problem(where, "valid JSON", f"{error.msg!r} at column {error.colno}") from None
+        got = f"{error.msg!r} at column {error.colno}"
+        raise problem(where, "valid JSON", got, "the line is damaged or cut off: write it again") from None
     except RecursionError:
         raise problem(f"{name}:{line}", "a flat JSON object", "one nested too deeply") from None
     except ValueError as error:  # our two hooks, and integers of thousands of digits

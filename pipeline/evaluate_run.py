@@ -14,8 +14,21 @@ from .controls import control_predictions
 from .dataset import MomentDataset, open_features
 from .evaluate import Results, evaluate
 from .inference import predict_dataset
+from .model import RDMF
 from .predictions import Prediction, write_predictions
 from .train import with_validation
+
+
+@dataclass(frozen=True)
+class RunPredictions:
+    """What a run says about a split."""
+
+    info: RunInfo
+    model: RDMF
+    """With its best weights, in evaluation mode."""
+    dataset: MomentDataset
+    """The queries of the split that have features; those that have none are in its `missing`."""
+    predictions: tuple[Prediction, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,28 @@ class RunResults:
         return tree
 
 
+def open_run(
+    run: Path, split: str = "val", *, features: Path | None = None, device: str = "cpu"
+) -> tuple[RunInfo, RDMF, MomentDataset]:
+    """A run with its best weights, and the queries of a split on the features it was trained on.
+
+    features: where the features are now, if not where the run was trained. Raises ValueError where they are not of
+    the kind the run was trained on.
+    """
+    info = load_run_info(run)
+    folder = features or Path(info.features)
+    feature_set = open_features(folder, [s.folder_name for s in info.video_specs], info.text_spec.folder_name)
+    feature_set, _ = with_validation(feature_set, info.config.training)
+    return info, load_best(run, info).to(usable_device(device)), MomentDataset(feature_set, split)
+
+
+def predict_run(run: Path, split: str = "val", *, features: Path | None = None, device: str = "cpu") -> RunPredictions:
+    """Predict a split with a run's best weights. Arguments and errors as for `open_run`."""
+    info, model, dataset = open_run(run, split, features=features, device=device)
+    predictions = predict_dataset(model, dataset, info.config.model.moment.iou_share, info.max_clips)
+    return RunPredictions(info, model, dataset, tuple(predictions))
+
+
 def evaluate_run(
     run: Path,
     split: str = "val",
@@ -50,29 +85,27 @@ def evaluate_run(
     controls: Sequence[str] = (),
     device: str = "cpu",
     predictions_to: Path | None = None,
+    **options: Any,
 ) -> RunResults:
     """Predict a split with a run's best weights and judge the predictions by the dataset's protocol.
 
-    features: where the features are now, if not where the run was trained. predictions_to: also write the predictions
-    in the submission form. Raises ValueError where the features are not of the kind the run was trained on.
+    predictions_to: also write the predictions in the submission form, as they were judged. options: as `evaluate`
+    takes them; they hold for the controls too. Raises ValueError as `predict_run` does.
     """
-    info = load_run_info(run)
-    folder = features or Path(info.features)
-    feature_set = open_features(folder, [s.folder_name for s in info.video_specs], info.text_spec.folder_name)
-    feature_set, _ = with_validation(feature_set, info.config.training)
-    dataset = MomentDataset(feature_set, split)
-    model = load_best(run, info).to(usable_device(device))
-    iou_weight = info.config.model.moment.iou_share
+    found = predict_run(run, split, features=features, device=device)
+    info, dataset = found.info, found.dataset
     protocol = protocol or find_dataset(info.dataset).protocol
-    predictions = predict_dataset(model, dataset, iou_weight, info.max_clips)
-    if predictions_to is not None:
-        write_predictions(predictions, predictions_to)
+    truth = dataset.manifest_of_usable()
 
     def judge(answers: Sequence[Prediction]) -> Results:
-        return evaluate(answers, dataset.manifest_of_usable(), protocol, split)
+        return evaluate(answers, truth, protocol, split, trusted=True, **options)
 
+    judged = judge(found.predictions)
+    if predictions_to is not None:
+        write_predictions(judged.predictions, predictions_to)
+    iou_weight = info.config.model.moment.iou_share
     return RunResults(
-        info, judge(predictions),
-        {n: judge(control_predictions(n, model, dataset, iou_weight, info.max_clips)) for n in controls},
-        dataset.missing, tuple(predictions),
+        info, judged,
+        {n: judge(control_predictions(n, found.model, dataset, iou_weight, info.max_clips)) for n in controls},
+        dataset.missing, judged.predictions,
     )  # fmt: skip

@@ -7,18 +7,21 @@ What is cached already is reused; what is missing or cannot be decoded is listed
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ..extract.captions import PREFIX as CAPTIONS
+from ..extract.captions import CaptionExtraction, caption_sources
 from ..extract.decode_pool import DecodeLimits
 from ..extract.extractors import TextExtraction, VideoExtraction
-from ..extract.frames import find_videos
 from ..extract.layout import Failure, Source, StoreSpec
+from ..extract.profile import Profile, cores, profile
 from ..extract.reader import FeatureStore
 from ..extract.schedule import Progress, Receipt, extract_store
+from ..extract.video_files import VideoSources, find_videos
 from ..extract.workers import Workers, visible_gpus
 from ..manifests import dataset as find_dataset
 from ..manifests.demo.dataset import DemoConfig, make_demo
@@ -67,7 +70,61 @@ def prepare_demo(
     return make_demo(videos.parent, DemoConfig(seed=seed), on_video=on_video)
 
 
-def extract_features(
+@dataclass(frozen=True)
+class StageOne:
+    """What is to be extracted by what, before anything is written. Made by `prepare_features`."""
+
+    manifest: Manifest
+    video: VideoExtraction | CaptionExtraction
+    text: TextExtraction
+    videos: VideoSources
+    out: Path
+    gpus: tuple[str, ...]
+    """The GPUs here that get a worker each; empty: workers are on the CPU."""
+
+    @property
+    def sentences(self) -> list[Source]:
+        return [Source(query.qid, query.text) for query in self.manifest.queries]
+
+    def extract(
+        self,
+        workers: Workers,
+        *,
+        retry_failed: bool = False,
+        on_progress: OnProgress = lambda what, progress: None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> FeaturesReport:
+        """Make what is not cached. A video that fails is in the report and in failures.parquet, no exception."""
+
+        def store(kind: str, extraction: Any, sources: list[Source], absent: list[Failure]) -> StoreReport:
+            spec = extraction.spec()
+            folder = self.out / kind / spec.folder_name
+            receipt = extract_store(
+                folder, spec, sources, extraction, workers, missing=absent, retry_failures=retry_failed,
+                on_progress=partial(on_progress, kind), on_wait=on_wait,
+            )  # fmt: skip
+            return StoreReport(folder, spec, receipt, FeatureStore.open(folder).failures)
+
+        video = store("video", self.video, self.videos.sources, self.videos.failures)
+        text = store("text", self.text, self.sentences, [])
+        features = FeatureStore.open(video.folder)
+        there = (source.id for source in self.videos.sources if source.id in features)
+        durations = {vid: s for vid in there if (s := features.entry(vid).duration_s) is not None}
+        missing = tuple(failure.id for failure in self.videos.failures if failure.stage == "missing")
+        lost = tuple(Finding(self.videos.place, "", "missing video", f"{vid} has no file") for vid in missing)
+        manifest = self.manifest.with_durations(durations)
+        manifest = replace(manifest, findings=(*manifest.findings, *self.videos.findings, *lost))
+        write_manifest(manifest, self.out / "manifest.parquet")
+        return FeaturesReport(manifest, video, text, missing)
+
+    def profile(self, workers: Workers) -> Profile:
+        """How fast the videos decode and encode here. Raises ValueError for captions, and where no video decodes."""
+        if not isinstance(self.video, VideoExtraction):
+            raise ValueError("expected videos to profile; captions are not decoded")
+        return profile(self.video, self.videos.sources, workers)
+
+
+def prepare_features(
     name: str,
     videos: Path,
     annotations: Path,
@@ -78,19 +135,16 @@ def extract_features(
     text_encoder: str = "bert-base-uncased",
     clip_seconds: float | None = None,
     device: str = "cpu",
-    workers: str | None = None,
-    scheduler: str | None = None,
     decoders: int | None = None,
     decode_memory_gib: float = DecodeLimits.memory_gib,
     decode_timeout_s: float = DecodeLimits.seconds,
-    retry_failed: bool = False,
-    on_progress: OnProgress = lambda what, progress: None,
-    on_wait: Callable[[], None] | None = None,
-) -> FeaturesReport:
-    """Make the features of a dataset, or what is missing of them.
+) -> StageOne:
+    """Read the annotations, find the videos, choose the encoders.
 
-    Raises ValueError on annotations that cannot be used, a folder without any of the videos, or weights that cannot
-    be had. A video that fails is in the report and in the store's failures.parquet, not an exception.
+    decoders: decoding processes beside each encoder; None: 1, or with GPUs the cores that each GPU has.
+
+    Raises ValueError on annotations that cannot be used, a folder without any of the videos, or options that
+    make no sense.
     """
     dataset = find_dataset(name, clip_seconds)
     if not videos.exists() and not annotations.exists():
@@ -99,39 +153,42 @@ def extract_features(
             f"<video id>.mp4 and the annotation files of {name} there, or give --videos DIR and --annotations DIR"
         )
     manifest = dataset.read(annotations)
-    found, missing = locate(manifest, videos)
     gpus = visible_gpus(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = DecodeLimits(decoders or max(1, cores // len(gpus) if gpus else 1), decode_memory_gib, decode_timeout_s)
-    video = VideoExtraction(video_encoder, video_weights, manifest.clip_seconds, device, limits)
-    text = TextExtraction(text_encoder, device)
-    specs = {"video": video.spec(), "text": text.spec()}
-    sources = {
-        "video": [Source(vid, str(path)) for vid, path in found.items()],
-        "text": [Source(query.qid, query.text) for query in manifest.queries],
-    }
-    absent = {
-        "video": [Failure(vid, "missing", f"no video file of this name in {videos}") for vid in missing],
-        "text": [],
-    }
-    reports: dict[str, StoreReport] = {}
-    stores: dict[str, FeatureStore] = {}
-    with Workers.parse(workers, scheduler, gpus) as crew:
-        for kind, extraction in (("video", video), ("text", text)):
-            folder = out / kind / specs[kind].folder_name
-            receipt = extract_store(
-                folder, specs[kind], sources[kind], extraction, crew,
-                missing=absent[kind], retry_failures=retry_failed, on_progress=partial(on_progress, kind),
-                on_wait=on_wait,
-            )  # fmt: skip
-            stores[kind] = FeatureStore.open(folder)
-            reports[kind] = StoreReport(folder, specs[kind], receipt, tuple(stores[kind].failures))
-    measured = {vid: s for vid in found if vid in stores["video"] and (s := stores["video"].features(vid).duration_s)}
-    lost = tuple(Finding(str(videos), "", "missing video", f"{vid} has no file") for vid in missing)
-    manifest = manifest.with_durations(measured)
-    manifest = replace(manifest, findings=manifest.findings + lost)
-    write_manifest(manifest, out / "manifest.parquet")
-    return FeaturesReport(manifest, reports["video"], reports["text"], tuple(missing))
+    limits = DecodeLimits(decoders or max(1, cores() // len(gpus) if gpus else 1), decode_memory_gib, decode_timeout_s)
+    video: VideoExtraction | CaptionExtraction
+    if video_encoder.startswith(CAPTIONS):
+        if video_weights is not None:
+            raise ValueError(f"expected no --video-weights with {video_encoder}, which names its weights itself")
+        video = CaptionExtraction(video_encoder.removeprefix(CAPTIONS), manifest.clip_seconds, device)
+        sources = caption_sources(videos, manifest)
+    else:
+        video = VideoExtraction(video_encoder, video_weights, manifest.clip_seconds, device, limits)
+        found, missing = locate(manifest, videos)
+        absent = [Failure(vid, "missing", f"no video file of this name in {videos}") for vid in missing]
+        sources = VideoSources(str(videos), [Source(vid, str(path)) for vid, path in found.items()], absent, [])
+    return StageOne(manifest, video, TextExtraction(text_encoder, device), sources, out, gpus)
+
+
+def extract_features(
+    name: str,
+    videos: Path,
+    annotations: Path,
+    out: Path,
+    *,
+    workers: str | None = None,
+    scheduler: str | None = None,
+    retry_failed: bool = False,
+    on_progress: OnProgress = lambda what, progress: None,
+    on_wait: Callable[[], None] | None = None,
+    **options: Any,
+) -> FeaturesReport:
+    """Make the features of a dataset, or what is missing of them, with the options of `prepare_features`.
+
+    workers: see `Workers.parse`. Raises what `prepare_features` and `extract_store` raise.
+    """
+    stage = prepare_features(name, videos, annotations, out, **options)
+    with Workers.parse(workers, scheduler, stage.gpus) as crew:
+        return stage.extract(crew, retry_failed=retry_failed, on_progress=on_progress, on_wait=on_wait)
 
 
 def locate(manifest: Manifest, videos: Path) -> tuple[dict[str, Path], list[str]]:

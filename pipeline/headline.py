@@ -1,28 +1,44 @@
-"""The few numbers of an evaluation that a table shows, in percent, in the field's order."""
+"""The few numbers of an evaluation that a table shows, in percent, in the field's order, each with its interval."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .evaluate import Results
+from .intervals import Interval
+
+SHOWN = {
+    "R1@0.3": "R1@0.3", "R1@0.5": "R1@0.5", "R1@0.7": "R1@0.7", "R5@0.5": "R5@0.5", "R5@0.7": "R5@0.7",
+    "mIoU": "mIoU", "mAP": "mAP", "HL-mAP": "HL-VeryGood-mAP", "Hit@1": "HL-VeryGood-Hit1", "top-mAP": "top-mAP",
+}  # fmt: skip
+"""Heading -> name of the number in `columns`."""
+LEFT_OUT = {"qvhighlights": {"R1@0.3", "R5@0.5", "R5@0.7"}, "charades": {"mAP"}, "activitynet": {"mAP"}}
+"""Headings that the field does not report for a protocol."""
+
+
+def headings(protocol: str, names: Mapping[str, object]) -> dict[str, str]:
+    """Heading -> name, for those of the protocol that are among `names`."""
+    left_out = LEFT_OUT.get(protocol, set())
+    return {heading: name for heading, name in SHOWN.items() if name in names and heading not in left_out}
 
 
 def headline(results: Results) -> dict[str, str]:
-    """Column -> number as text; R1@0.5 with its 95% interval where there is one."""
-    metrics = results.metrics
-    if results.protocol == "qvhighlights":
-        brief = metrics["brief"]
-        names = {
-            "R1@0.5": "MR-full-R1@0.5", "R1@0.7": "MR-full-R1@0.7", "mIoU": "MR-full-mIoU", "mAP": "MR-full-mAP",
-            "HL-mAP": "HL-min-VeryGood-mAP", "Hit@1": "HL-min-VeryGood-Hit1",
-        }  # fmt: skip
-        numbers = {name: brief.get(key) for name, key in names.items()}
-    elif results.protocol == "highlights":
-        numbers = {name: 100 * value for name, value in metrics.items() if isinstance(value, float)}
-    else:
-        names = {f"R1@{t}": f"R@1_IoU_{t}" for t in ("0.3", "0.5", "0.7")}
-        names |= {f"R5@{t}": f"R@5_IoU_{t}" for t in ("0.5", "0.7")} | {"mIoU": "mIoU"}
-        numbers = {name: 100 * metrics[key] for name, key in names.items() if metrics.get(key) is not None}
-    shown = {name: f"{value:.2f}" for name, value in numbers.items() if value is not None}
-    interval = results.rdmf.get("intervals", {}).get("R1@0.5")
-    if interval is not None and "R1@0.5" in shown:
-        shown["R1@0.5"] += f" [{100 * interval['low']:.0f}, {100 * interval['high']:.0f}]"
+    """Heading -> number in percent as text, with its 95% interval where there is one: '62.90 [60.5, 65.3]'."""
+    shown = in_percent(results.protocol, results.numbers, results.rdmf.get("intervals", {}))
+    sentences = results.rdmf.get("by_sentence", {})
+    if 1 < len(sentences.get("mAP", ())) < results.rdmf["counts"]["queries"] and sentences["mean"] is not None:
+        shown["mean of domains"] = f"{100 * sentences['mean']:.2f}"
+    return shown
+
+
+def in_percent(protocol: str, numbers: Mapping[str, float | None], intervals: Mapping[str, Interval]) -> dict[str, str]:
+    """The same of any named numbers, such as those of a group."""
+    shown = {}
+    for heading, name in headings(protocol, numbers).items():
+        value, interval = numbers[name], intervals.get(name, {})
+        if value is not None:
+            shown[heading] = f"{100 * value:.2f}"
+            low, high = interval.get("low"), interval.get("high")
+            if low is not None and high is not None:
+                shown[heading] += f" [{100 * low:.1f}, {100 * high:.1f}]"
     return shown

@@ -9,7 +9,7 @@ precision is the all-point interpolated one of VOC 2011, matched as in the Activ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -56,17 +56,20 @@ def best_iou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.divide(inter, hull, out=np.zeros_like(inter), where=hull > 0)
 
 
+def ranking(listed: np.ndarray) -> np.ndarray:
+    """The first MAX_RANKED of the listed windows [Q, P, 3] (start, end, score), by descending score, ties as listed."""
+    listed = listed[:, :MAX_RANKED]
+    order = np.argsort(-listed[..., 2], axis=1, kind="stable")  # NaN, the padding, stays last
+    return np.take_along_axis(listed, order[..., None], axis=1)
+
+
 def average_precision(ranked: np.ndarray, truth: np.ndarray, thresholds: np.ndarray = AP_THRESHOLDS) -> np.ndarray:
     """Average precision of each query at each IoU threshold: [Q, K].
 
-    ranked: [Q, P, 3] (start, end, score) as listed; the first MAX_RANKED count, by descending score, ties as
-    listed. truth: [Q, G, 2]. Going down the ranking, a prediction takes the free true window that it overlaps
-    most, if their IoU reaches the threshold (of equal ones the last listed), and is a false positive
-    otherwise. A query without true windows scores 0.
+    ranked: [Q, P, 3] of `ranking`. truth: [Q, G, 2]. Going down the ranking, a prediction takes the free true
+    window that it overlaps most, if their IoU reaches the threshold (of equal ones the last listed), and is a
+    false positive otherwise. A query without true windows scores 0.
     """
-    ranked = ranked[:, :MAX_RANKED]
-    order = np.argsort(-ranked[..., 2], axis=1, kind="stable")  # NaN, the padding, stays last
-    ranked = np.take_along_axis(ranked, order[..., None], axis=1)
     overlap = iou(ranked[..., :2], truth[:, ::-1])  # reversed, because argmax takes the first of equals
     n_true = np.isfinite(truth[..., 0]).sum(axis=1)
     hits = _match(overlap, thresholds)  # [Q, K, P]
@@ -96,6 +99,21 @@ def _match(overlap: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         hits[rows[row], level, rank] = True
         free[rows[row], level, chosen[row, level]] = False
     return hits
+
+
+def by_count(truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Queries with similar numbers of true windows: (rows [q], their windows [q, g, 2]) for few, more and many.
+
+    Most queries have one window and a few have 25: apart, little work is done on padding. Windows keep their
+    order; queries without any are in no group.
+    """
+    missing = np.isnan(truth[..., 0])
+    truth = np.take_along_axis(truth, np.argsort(missing, axis=1, kind="stable")[..., None], axis=1)
+    counts = (~missing).sum(axis=1)
+    for fewest, most in ((1, 1), (2, 4), (5, truth.shape[1])):
+        rows = np.flatnonzero((counts >= fewest) & (counts <= most))
+        if len(rows):
+            yield rows, truth[rows, :most]
 
 
 def within_length(truth: np.ndarray, low_s: float, high_s: float) -> np.ndarray:

@@ -29,6 +29,8 @@ class Pairs:
     """None where a query was not predicted, which counts as wrong."""
     duration_s: np.ndarray
     """float64 [Q], NaN where unknown."""
+    clip_seconds: np.ndarray
+    """float64 [Q], a clip of the annotation's grid, or of the dataset's features where there is no saliency."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -60,6 +62,12 @@ class Pairs:
         """[Q, G, 2] start, end; NaN is padding."""
         rows = [np.array([(w.start_s, w.end_s) for w in q.windows]).reshape(-1, 2) for q in self.queries]
         return metrics.pad(rows, 2)
+
+    @cached_property
+    def score_counts(self) -> np.ndarray:
+        """int64 [Q]: how many clip scores were predicted; -1 where the query has no list of them."""
+        lists = [None if p is None else p.saliency for p in self.predictions]
+        return np.array([-1 if scores is None else len(scores) for scores in lists], np.int64)
 
     @cached_property
     def saliency_clips(self) -> np.ndarray:
@@ -95,7 +103,9 @@ def pair(
     by_qid: dict[str, Prediction] = {}
     for prediction in predictions:
         if prediction.qid in by_qid:
-            raise ValueError(f"{prediction.origin}: expected one prediction a query, got a second one")
+            raise ValueError(
+                f"{prediction.origin}: expected one prediction a query, got a second one; keep one of them"
+            )
         by_qid[prediction.qid] = prediction
     split = _split_of(by_qid, truth) if split is None else split
     queries = truth.split(split)
@@ -103,10 +113,7 @@ def pair(
 
     extra = [prediction for qid, prediction in by_qid.items() if qid not in known]
     if extra:
-        raise ValueError(
-            f"{extra[0].origin}: expected only queries of {truth.dataset} {split}, got {len(extra)} others: "
-            f"{_some([p.qid for p in extra])}"
-        )
+        raise ValueError(_about_extra(extra, len(by_qid), truth, split))
     for qid, prediction in by_qid.items():
         if prediction.vid and prediction.vid != known[qid].vid:
             raise ValueError(
@@ -120,8 +127,9 @@ def pair(
     if missing:
         if not allow_missing:
             raise ValueError(
-                f"expected a prediction for each of the {len(known)} queries of {truth.dataset} {split}, "
-                f"{len(missing)} are missing: {_some(missing)}; allow_missing counts them as wrong"
+                f"{_file_of(predictions)}expected a prediction for each of the {len(known)} queries of {truth.dataset} "
+                f"{split}, {len(missing)} are missing: {_some(missing)}; add them, or count them as wrong with "
+                "--allow-missing"
             )
         notes.append(f"{len(missing)} of {len(known)} queries have no prediction and count as wrong")
     changed = Counter(finding.action for finding in truth.findings if finding.qid in known)
@@ -133,6 +141,7 @@ def pair(
         queries=queries,
         predictions=tuple(by_qid.get(query.qid) for query in queries),
         duration_s=np.array([np.nan if d is None else d for d in durations], np.float64),
+        clip_seconds=np.array([q.saliency.clip_seconds if q.saliency else truth.clip_seconds for q in queries]),
         notes=notes,
     )
 
@@ -145,10 +154,30 @@ def _split_of(by_qid: dict[str, Prediction], truth: Manifest) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"expected predictions for one split, got {', '.join(found)}; name the one to judge")
+        raise ValueError(
+            f"{_file_of(list(by_qid.values()))}expected predictions for one split, got {', '.join(found)}; put each "
+            "split into a file of its own"
+        )
     raise ValueError(
-        f"expected predictions for queries of {truth.dataset}, such as "
-        f"{_some([query.qid for query in truth.queries])}, got {_some(list(by_qid)) or 'none'}"
+        f"{_file_of(list(by_qid.values()))}expected predictions for queries of {truth.dataset}, such as "
+        f"{_some([query.qid for query in truth.queries])}, got {_some(list(by_qid)) or 'none'}; give the annotations "
+        "that the predictions were made for"
+    )
+
+
+def _about_extra(extra: Sequence[Prediction], predicted: int, truth: Manifest, split: str) -> str:
+    """What to say of predictions for queries that the split does not have."""
+    elsewhere = {query.qid: query.split for query in truth.queries}
+    splits = list(dict.fromkeys(elsewhere[p.qid] for p in extra if p.qid in elsewhere))
+    if splits:
+        advice = f"they are of split {' and '.join(splits)}: judge it with --split, or take them out"
+    elif len(extra) == predicted:
+        advice = "none is of this split: give the annotations that the predictions were made for"
+    else:
+        advice = "take them out, or give the annotations that they belong to"
+    return (
+        f"{extra[0].origin}: expected only queries of {truth.dataset} {split}, got {len(extra)} others: "
+        f"{_some([p.qid for p in extra])}; {advice}"
     )
 
 
@@ -160,8 +189,14 @@ def _refuse_mixed(predictions: Sequence[Prediction]) -> None:
             what = "pred_relevant_windows" if name == "windows" else "pred_saliency_scores"
             raise ValueError(
                 f"{without[0].origin}: expected {what} in every prediction or in none, "
-                f"got {len(without)} of {len(predictions)} without"
+                f"got {len(without)} of {len(predictions)} without; add them (an empty list of windows is one)"
             )
+
+
+def _file_of(predictions: Sequence[Prediction]) -> str:
+    """'preds.jsonl: ' where the predictions were read from a file, to begin a sentence with."""
+    source = next((p.source for p in predictions if p.source), "")
+    return f"{source.rpartition(':')[0] or source}: " if source else ""
 
 
 def _some(qids: Sequence[str], shown: int = 3) -> str:

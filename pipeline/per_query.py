@@ -23,10 +23,11 @@ def per_query(
     """One row a query, in the order of the annotations; fractions; NaN where the query does not count.
 
     Always `qid` and `vid` [Q]. With moments: `iou` [Q] (best IoU of the first window), `iou_at_5` [Q] (best
-    of the first five), `ap_by_threshold` [Q, 10], `ap` [Q] (its mean). With highlights under protocol
-    qvhighlights: `hl_ap` and `hl_hit1` [Q, 3] (Fair, Good, VeryGood); under protocol highlights: `top_ap`
-    [Q]. Raises ValueError as `pair` does, and where truth and predictions share nothing that the protocol
-    judges.
+    of the first five), `ap_by_threshold` [Q, 10], `ap` [Q] (its mean); under protocol qvhighlights also
+    `iou_short`, `ap_short` and so on: the same against just the true windows of that length. With highlights
+    under protocol qvhighlights: `hl_ap` and `hl_hit1` [Q, 3] (Fair, Good, VeryGood); under protocol highlights:
+    `top_ap` [Q]. Raises ValueError as `pair` does, and where truth and predictions share nothing that the
+    protocol judges. `columns` names the numbers that are means of these.
     """
     pairs = pair(predictions, truth, split, allow_missing)
     return score_table(pairs, default_protocol(pairs) if protocol is None else protocol)
@@ -49,7 +50,13 @@ def score_table(pairs: Pairs, protocol: str) -> dict[str, np.ndarray]:
         "vid": np.array([query.vid for query in pairs.queries]),
     }
     if pairs.judges_moments and protocol != "highlights":
-        table |= moment_scores(pairs.predicted_windows, pairs.true_windows)
+        ranked = metrics.ranking(pairs.predicted_windows)
+        table |= moment_scores(pairs.predicted_windows, ranked, pairs.true_windows)
+        if protocol == "qvhighlights":
+            for name, bounds in metrics.LENGTHS_S.items():
+                truth = metrics.within_length(pairs.true_windows, *bounds)
+                scores = moment_scores(pairs.predicted_windows, ranked, truth)
+                table |= {f"{column}_{name}": values for column, values in scores.items()}
     if pairs.judges_highlights and protocol == "qvhighlights":
         table["hl_ap"], table["hl_hit1"] = _highlight_scores(pairs)
     if pairs.judges_highlights and protocol == "highlights":
@@ -63,12 +70,14 @@ def score_table(pairs: Pairs, protocol: str) -> dict[str, np.ndarray]:
     return table
 
 
-def moment_scores(predicted: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """`iou`, `iou_at_5`, `ap_by_threshold` and `ap` of windows [Q, P, 3] and [Q, G, 2]; NaN without true
-    windows."""
-    counts = np.isfinite(truth[..., 0]).any(axis=1)[:, None]
-    best = np.where(counts, metrics.best_iou(predicted[:, :5, :2], truth), np.nan)
-    ap = np.where(counts, metrics.average_precision(predicted, truth), np.nan)
+def moment_scores(listed: np.ndarray, ranked: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """`iou`, `iou_at_5`, `ap_by_threshold` and `ap` of windows [Q, P, 3], as listed and as ranked, and true ones
+    [Q, G, 2]; NaN without true windows."""
+    best = np.full((len(truth), min(5, listed.shape[1])), np.nan)
+    ap = np.full((len(truth), len(metrics.AP_THRESHOLDS)), np.nan)
+    for rows, windows in metrics.by_count(truth):
+        best[rows] = metrics.best_iou(listed[rows, :5, :2], windows)
+        ap[rows] = metrics.average_precision(ranked[rows], windows)
     return {"iou": best[:, 0], "iou_at_5": best.max(axis=1), "ap_by_threshold": ap, "ap": ap.mean(axis=1)}
 
 
@@ -86,8 +95,7 @@ def _highlight_scores(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         flat = positive.reshape(len(at), -1, positive.shape[-1])
         found = highlights.average_precision(highlights.fit(listed, clips), flat)
         ap[at] = found.reshape(positive.shape[:3]).mean(axis=2)
-        for level in range(hit.shape[1]):
-            hit[at, level] = highlights.hit_at_1(listed, positive[:, level], clips)
+        hit[at] = highlights.hit_at_1(listed, positive, clips)
         ap[at[missing]] = 0.0
     return ap, hit
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..extract.encoders import VIDEO_ENCODERS, load_text_encoder, load_video_encoder, usable_device
+from ..extract.encoders import encoder_name, load_text_encoder, load_video_encoder, usable_device
 from ..extract.extractors import extract_video
 from ..extract.imports import IMPORTED
 from ..extract.layout import Item, StoreSpec
@@ -95,14 +95,9 @@ def _refuse_imported(info: RunInfo) -> None:
 def _encode_video(video: Path, info: RunInfo, weights: str | None, device: str) -> Clips:
     parts: list[Item] = []
     for spec in info.video_specs:
-        if spec.encoder not in VIDEO_ENCODERS:
-            raise ValueError(
-                f"the run was trained on features named {spec.encoder}, which rdmf cannot compute; it can evaluate "
-                f"imported features, but predict only with {', '.join(VIDEO_ENCODERS)}"
-            )
         assert spec.clip_seconds is not None
         given = "random" if spec.weights.get("random") else weights
-        encoder = load_video_encoder(spec.encoder, given, device)
+        encoder = load_video_encoder(encoder_name(spec), given, device)
         _same_encoder(spec, encoder.spec, "--video-weights FILE")
         parts.append(extract_video(video, encoder, spec.clip_seconds))
     rows = min(len(part.values) for part in parts)

@@ -9,8 +9,8 @@ The order of the windows is the ranking for recall; their scores are the ranking
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,18 @@ class Prediction:
             if bad.any():
                 raise ValueError(
                     "expected windows [start, end, score] of finite numbers with start <= end and end >= 0 s "
-                    f"for query {self.qid!r}, got [{', '.join(f'{v:g}' for v in windows[bad.argmax()])}]"
+                    f"for query {self.qid!r}, got [{', '.join(f'{v:g}' for v in windows[bad.argmax()])}]; "
+                    "times are seconds from the start of the video, the start comes first"
                 )
         if self.saliency is not None:
             scores = np.asarray(self.saliency, np.float64)
             object.__setattr__(self, "saliency", scores)
             if scores.ndim != 1 or not np.isfinite(scores).all():
-                raise ValueError(f"expected finite saliency scores, one per clip, for query {self.qid!r}")
+                raise ValueError(
+                    f"expected finite saliency scores, one per clip, for query {self.qid!r}, got "
+                    + (f"{scores[~np.isfinite(scores)][0]}" if scores.ndim == 1 else f"an array {scores.shape}")
+                    + "; a model that gives such scores has diverged, or the list is nested"
+                )
 
     @property
     def origin(self) -> str:
@@ -132,36 +137,3 @@ def write_predictions(predictions: Iterable[Prediction], path: Path | str) -> No
     lines = (json.dumps(prediction.record(), ensure_ascii=False) + "\n" for prediction in predictions)
     with atomic_file(Path(path)) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
-
-
-def clamp_windows(predictions: Sequence[Prediction], duration_s: Mapping[str, float]) -> list[Prediction]:
-    """The same predictions with windows clamped to [0, duration of the query's video]; durations by query
-    id."""
-    return [
-        prediction
-        if prediction.windows is None or prediction.qid not in duration_s
-        else replace(prediction, windows=_clamped(prediction.windows, duration_s[prediction.qid]))
-        for prediction in predictions
-    ]
-
-
-def round_windows(predictions: Sequence[Prediction], grid_s: float) -> list[Prediction]:
-    """The same predictions with starts and ends on multiples of `grid_s` (halves to the even one, as the
-    peers do).
-
-    Only for data whose true windows lie on that grid: rounding to 2 s costs a perfect model 12 points of mIoU
-    on Charades-STA."""
-    if not (np.isfinite(grid_s) and grid_s > 0):
-        raise ValueError(f"expected a grid of more than 0 s to round windows to, got {grid_s}")
-    return [
-        prediction if prediction.windows is None else replace(prediction, windows=_rounded(prediction.windows, grid_s))
-        for prediction in predictions
-    ]
-
-
-def _clamped(windows: np.ndarray, duration_s: float) -> np.ndarray:
-    return np.concatenate([windows[:, :2].clip(0, duration_s), windows[:, 2:]], axis=1)
-
-
-def _rounded(windows: np.ndarray, grid_s: float) -> np.ndarray:
-    return np.concatenate([np.round(windows[:, :2] / grid_s) * grid_s, windows[:, 2:]], axis=1)

@@ -315,7 +315,7 @@ def test_shipped_weights_that_are_missing_are_named(tmp_path: Path, monkeypatch:
 
 
 def test_what_does_not_exist_is_refused_with_what_does(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"out of swin_t, swin_s, swin_b, swin_nano, got 'i3d'"):
+    with pytest.raises(ValueError, match=r"out of swin_t, swin_s, swin_b, swin_nano or hf:.*, got 'i3d'"):
         load_video_encoder("i3d", "random")
     with pytest.raises(ValueError, match=r"cannot compute on device 'abacus' .* pass cpu"):
         load_video_encoder("swin_nano", "random", device="abacus")

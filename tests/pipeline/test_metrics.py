@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from rdmf.manifests.schema import Saliency
 from rdmf.pipeline import highlights, metrics
-from rdmf.pipeline.intervals import bootstrap_means
 
 # A coarse grid of seconds and scores, so that equal IoUs and scores, duplicates and empty windows are common.
 seconds = st.integers(0, 30)
@@ -64,7 +63,7 @@ def test_average_precision_is_that_of_the_literal_protocol(queries: list) -> Non
     listed = metrics.pad([np.array(p).reshape(-1, 3) for p, _ in queries], 3)
     truth = metrics.pad([np.array(t).reshape(-1, 2) for _, t in queries], 2)
     expected = [[slow_ap(p, t, threshold) for threshold in metrics.AP_THRESHOLDS] for p, t in queries]
-    np.testing.assert_allclose(metrics.average_precision(listed, truth), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.average_precision(metrics.ranking(listed), truth), expected, atol=1e-12)
 
 
 @few
@@ -86,9 +85,9 @@ def test_a_query_scores_the_same_alone_as_in_a_batch() -> None:
         start, true_start = rng.uniform(0, 100, n), rng.uniform(0, 100, g)
         listed.append(np.stack([start, start + rng.uniform(0, 30, n), rng.random(n)], axis=1))
         truth.append(np.stack([true_start, true_start + rng.uniform(1, 30, g)], axis=1))
-    together = metrics.average_precision(metrics.pad(listed, 3), metrics.pad(truth, 2))
+    together = metrics.average_precision(metrics.ranking(metrics.pad(listed, 3)), metrics.pad(truth, 2))
     for q in range(len(listed)):
-        alone = metrics.average_precision(metrics.pad([listed[q]], 3), metrics.pad([truth[q]], 2))
+        alone = metrics.average_precision(metrics.ranking(metrics.pad([listed[q]], 3)), metrics.pad([truth[q]], 2))
         np.testing.assert_array_equal(together[q], alone[0])
 
 
@@ -97,7 +96,7 @@ def test_average_precision_of_simple_rankings() -> None:
     truth = windows(right, (30.0, 40.0))
 
     def ap(*rows: tuple[float, ...]) -> float:
-        return float(metrics.average_precision(windows(*rows), truth).mean())
+        return float(metrics.average_precision(metrics.ranking(windows(*rows)), truth).mean())
 
     assert ap((*right, 0.9), (30.0, 40.0, 0.8)) == 1.0
     assert ap((*right, 0.9)) == 0.5  # one of two found
@@ -169,8 +168,33 @@ def test_hit_at_1_asks_the_first_highest_clip_as_listed(queries: list) -> None:
         positive[q, :, :n] = labels
         top = scores.index(max(scores)) if scores else n
         expected.append(float(top < n and any(row[top] for row in labels)))
-    found = highlights.hit_at_1([np.array(s) for _, s, _ in queries], positive, clips)
-    assert found.tolist() == expected
+    levels = np.stack([positive, ~positive], axis=1)
+    found = highlights.hit_at_1([np.array(s) for _, s, _ in queries], levels, clips)
+    assert found[:, 0].tolist() == expected
+
+
+def test_many_queries_are_worked_on_in_blocks_and_score_as_alone() -> None:
+    rng = np.random.default_rng(4)
+    scores, positive = rng.integers(0, 5, (700, 40)).astype(float), rng.random((700, 9, 40)) < 0.2
+    assert positive.size > highlights.BLOCK
+    together = highlights.average_precision(scores, positive)
+    alone = [highlights.average_precision(scores[q : q + 1], positive[q : q + 1])[0] for q in range(700)]
+    np.testing.assert_array_equal(together, alone)
+    assert highlights.average_precision(scores[:0], positive[:0]).shape == (0, 9)
+
+
+def test_queries_are_grouped_by_their_number_of_true_windows_in_their_order() -> None:
+    rows = [np.arange(2.0 * n).reshape(n, 2) + 1 for n in (0, 1, 25, 3, 5, 1)]
+    truth = metrics.pad(rows, 2)
+    truth[2, 4] = np.nan  # a gap, as filtering by length leaves it
+    seen = {}
+    for group, windows_of_group in metrics.by_count(truth):
+        for row, found in zip(group, windows_of_group, strict=True):
+            seen[int(row)] = found[np.isfinite(found[:, 0])]
+    assert sorted(seen) == [1, 2, 3, 4, 5]
+    for row, found in seen.items():
+        expected = np.delete(rows[row], 4, axis=0) if row == 2 else rows[row]
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_all_positive_scores_one_and_none_positive_zero() -> None:
@@ -227,31 +251,3 @@ def test_two_level_labels_of_one_annotator_use_every_clip() -> None:
     assert highlights.top_average_precision(scores, saliency).tolist() == [pytest.approx(expected)]
     unscored = highlights.top_average_precision(scores[:5], saliency)  # clips without a score come last
     assert unscored.tolist() == [pytest.approx(expected)]
-
-
-# Intervals
-
-
-def test_a_bootstrap_interval_matches_the_normal_one_for_independent_queries() -> None:
-    rng = np.random.default_rng(1)
-    values = rng.normal(0.6, 0.2, (2000, 1))
-    low, high = bootstrap_means(values, np.arange(2000), resamples=2000)
-    half = 1.96 * values.std() / np.sqrt(2000)
-    assert low[0] == pytest.approx(values.mean() - half, abs=half / 10)
-    assert high[0] == pytest.approx(values.mean() + half, abs=half / 10)
-
-
-def test_repeating_every_query_of_a_video_does_not_narrow_the_interval() -> None:
-    values = np.random.default_rng(2).random((300, 1))
-    videos = np.arange(300)
-    once = bootstrap_means(values, videos)
-    twice = bootstrap_means(np.repeat(values, 2, axis=0), np.repeat(videos, 2))
-    np.testing.assert_allclose(once, twice, atol=1e-12)
-
-
-def test_intervals_leave_out_queries_that_do_not_count() -> None:
-    values = np.array([[1.0, np.nan], [1.0, np.nan], [np.nan, np.nan]])
-    low, high = bootstrap_means(values, np.array(["a", "b", "c"]))
-    assert (low[0], high[0]) == (1.0, 1.0)
-    assert np.isnan(low[1])
-    assert np.isnan(high[1])
