@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from .commands import compare, evaluate, features, predict, store, store_diff, store_export, store_import, train
+from .commands import compare, evaluate, features, predict, report, store, store_diff, store_export, store_import, train
 from .commands.console import fail
 
 app = typer.Typer(
@@ -35,6 +35,9 @@ app.command(epilog=example + "compare ours.jsonl theirs.jsonl --annotations high
 )
 app.command(epilog=example + 'predict video.mp4 "a person opens the door" --run runs/charades --figure door.png')(
     predict.predict
+)
+app.command(epilog=example + "report ours.jsonl theirs.jsonl --annotations highlight_val_release.jsonl --out report")(
+    report.report
 )
 store.app.command("import", epilog=store_import.EXAMPLE)(store_import.store_import)
 store.app.command("export", epilog=store_export.EXAMPLE)(store_export.store_export)

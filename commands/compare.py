@@ -53,7 +53,7 @@ def compare(
         with atomic_file(markdown) as part:
             part.write_text(comparison_text.markdown(found), encoding="utf-8")
     write_json(found.to_json(), json_to)
-    title = f"{found.system} on {found.dataset} {found.split}; p-values corrected over {len(found.seeds) - 1} baselines"
+    title = f"{found.system} on {found.dataset} {found.split}; p-values corrected over the baselines ({len(read) - 1})"
     head, body = comparison_text.stacked(found)
     table(head, body, title=title, to_stderr=json_to == "-")
     for test in found.tests:

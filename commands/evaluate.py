@@ -119,10 +119,7 @@ def _print_results(rows: Mapping[str, Results], together: Several | None, to_std
         shown = {heading: f"{100 * s.mean:.2f}\n± {100 * s.deviation:.2f}" for heading, s in spread.items()}
         body.append(_cells(f"mean ± deviation of {len(rows)}", shown, columns))
     counts = first.rdmf["counts"]
-    title = (
-        f"{first.rdmf['dataset']} {first.rdmf['split']}: {counts['queries']} queries, protocol {first.protocol}; "
-        "in percent, [95% interval over videos]"
-    )
+    title = f"{first.rdmf['dataset']} {first.rdmf['split']}: {counts['queries']} queries, protocol {first.protocol}"
     table(["", *columns], body, title=title, to_stderr=to_stderr)
     for name, results in rows.items():
         for by, groups in results.rdmf.get("groups", {}).items():
@@ -134,6 +131,7 @@ def _print_results(rows: Mapping[str, Results], together: Several | None, to_std
                 _cells(f"{group}\n({groups[group]['queries']} queries)", line, columns) for group, line in lines.items()
             ]
             table([f"by {by}", *columns], body, title=name, to_stderr=to_stderr)
+    say("in percent; in brackets the 95% interval, by bootstrap over videos")
     for name, results in rows.items() if together is not None else [("", first)]:
         for note in results.rdmf["notes"]:
             say(f"note: {name}: {note}" if name else f"note: {note}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from .console import SHOWN, Bar, Device, clock, fail, say, some, table, warn_random
 
 if TYPE_CHECKING:
+    from ..extract.forecast import Forecast
     from ..extract.profile import Profile
     from ..pipeline.features import FeaturesReport, StoreReport
 
@@ -58,6 +60,9 @@ def features(
     ] = 300,
     allow_missing: Annotated[bool, typer.Option(help="Exit with 0 although videos are missing or failed.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it takes on the disk; do nothing.")
+    ] = False,
     profile: Annotated[
         bool, typer.Option(help="Measure first how fast decoding and encoding are alone and together (a minute).")
     ] = False,
@@ -74,7 +79,7 @@ def features(
 
     data, nano = Path("data") / dataset, dataset == "demo"
     videos, annotations = videos or data / "videos", annotations or data / "annotations"
-    if nano:
+    if nano and not dry_run:
         with Bar("rendering demo videos") as bar:
             rendered = prepare_demo(videos, annotations, seed, on_video=bar.update)
         say(f"demo videos: {'rendered into' if rendered else 'reused from'} {videos.parent}")
@@ -84,6 +89,9 @@ def features(
         text_encoder=text_encoder or ("bert_nano" if nano else "bert-base-uncased"), clip_seconds=clip_seconds,
         device=device, decoders=decoders, decode_memory_gib=decode_memory, decode_timeout_s=decode_timeout,
     )  # fmt: skip
+    if dry_run:
+        _print_forecast(stage.forecast(retry_failed), stage.out)
+        return
     with Workers.parse(workers, scheduler, stage.gpus) as crew:
         if profile:
             _print_profile(stage.profile(crew))
@@ -95,6 +103,22 @@ def features(
     _print_features(report)
     if not report.complete and not allow_missing:
         fail("not everything has features (see above); what is there is usable. --allow-missing accepts that")
+
+
+def _print_forecast(stores: tuple[Forecast, ...], out: Path) -> None:
+    rows = [
+        [
+            f"{store.spec.kind}/{store.folder.name}",
+            *(f"{number:,}" for number in (store.to_do, store.cached, store.failed)),
+            f"{store.rows:,}",
+            f"{store.bytes / 1e6:,.1f} MB",
+        ]
+        for store in stores
+    ]
+    table(["store", "to do", "cached", "failed before", "about rows", "about disk"], rows, title="nothing was done")
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free, needed = shutil.disk_usage(there).free, sum(store.bytes for store in stores)
+    say(f"{free / 1e9:,.1f} GB are free at {there}" + (": TOO LITTLE" if free < 1.1 * needed else ""))
 
 
 def _print_profile(measured: Profile) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import fail, table, write_json
+from .console import SHOWN, Bar, Device, fail, say, some, table, write_json
 
 if TYPE_CHECKING:
     from ..extract.layout import StoreSpec
@@ -80,17 +82,54 @@ def _made_of(spec: StoreSpec) -> list[str]:
 
 
 @app.command("verify", epilog="Example: rdmf store verify features/charades")
-def store_verify(folder: Annotated[Path, typer.Argument(help="A folder that `rdmf features` made.")]) -> None:
-    """Compare every shard and index with its checksums."""
-    from ..extract.reader import FeatureStore, list_stores
+def store_verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that `rdmf features` made, or one store in it.")],
+    json_to: Annotated[str | None, typer.Option("--json", help="Write as JSON; - is standard output.")] = None,
+) -> None:
+    """Compare every bit of shards, tables and manifest with its checksum. Changes nothing."""
+    from ..pipeline.repair import verify_features
 
-    problems = [
-        f"{store.kind}/{store.name}: {problem}"
-        for store in list_stores(folder)
-        for problem in FeatureStore.open(folder / store.kind / store.name).verify()
-    ]
-    for problem in problems:
-        typer.echo(problem)
+    with Bar("verifying") as bar:
+        problems = verify_features(folder, _read_so_far(bar))
+    write_json([{"file": str(p.file), "problem": p.what, "ids": p.ids} for p in problems], json_to)
+    for problem in problems if json_to != "-" else ():
+        typer.echo(problem.what + (f" (it holds {some(problem.ids)})" if problem.ids else ""))
     if problems:
-        fail(f"{len(problems)} problems; delete the shards named above and run `rdmf features` again")
-    typer.echo(f"{folder}: all shards are as they were written")
+        fail(f"{len(problems)} problems in {folder}; `rdmf store repair {folder}` mends what can be mended")
+    say(f"{folder}: every bit is as it was written")
+
+
+@app.command("repair", epilog="Example: rdmf store repair features/charades --videos ~/charades/videos")
+def store_repair(
+    folder: Annotated[Path, typer.Argument(help="A folder that `rdmf features` made, or one store in it.")],
+    videos: Annotated[Path | None, typer.Option(help="Folder of <video id>.mp4 ... [data/DATASET/videos]")] = None,
+    video_weights: Annotated[str | None, typer.Option(help="Where the video encoder's weights are now.")] = None,
+    text_encoder: Annotated[str | None, typer.Option(help="Where the text encoder is now.")] = None,
+    device: Device = "cpu",
+    workers: Annotated[
+        str | None, typer.Option(help="Worker processes; 0: in this process. [one per core or GPU]")
+    ] = None,
+) -> None:
+    """Rebuild tables from the shards, and extract again what is broken or lost. Sound shards are not touched."""
+    from ..pipeline.repair import Means, repair
+
+    with Bar("repairing") as bar:
+        waiting = partial(say, "an extraction has this store: waiting until it has ended")
+        means = Means(videos, video_weights, text_encoder, device, _read_so_far(bar), bar.extraction, waiting)
+        stores = repair(folder, means, workers)
+    for store in stores:
+        done = [*store.rebuilt, *([f"the features of {store.extracted:,} sources"] if store.extracted else [])]
+        typer.echo(f"{store.folder}: " + (f"made again: {', '.join(done)}" if done else "nothing had to be made again"))
+        for failure in store.lost[:SHOWN]:
+            typer.echo(f"  {failure.id} has no features any more: {failure.reason}")
+        if len(store.lost) > SHOWN:
+            typer.echo(f"  and {len(store.lost) - SHOWN:,} more, in {store.folder / 'failures.parquet'}")
+    left = [store.problem for store in stores if store.problem]
+    for problem in left:
+        say(problem)
+    if left or any(store.lost for store in stores):
+        fail(f"not all of {folder} could be repaired (see above)")
+
+
+def _read_so_far(bar: Bar) -> Callable[[int, int], None]:
+    return lambda done, total: bar.update(done // 10**6, total // 10**6, "MB checked")

@@ -118,8 +118,11 @@ class DecodePool:
         self.cpu_s = 0.0
         """Processor seconds that ended videos took to decode."""
 
-    def decode(self, sources: Sequence[Source]) -> Iterator[Event]:
-        """The events of all sources, those of several videos mixed. Raises OSError where no process starts."""
+    def decode(self, sources: Sequence[Source], length_only: bool = False) -> Iterator[Event]:
+        """The events of all sources, those of several videos mixed; of `length_only` without clips.
+
+        Raises OSError where no process starts.
+        """
         waiting = deque((source, 1) for source in sources)
         busy: list[_Process] = []
         try:
@@ -127,7 +130,7 @@ class DecodePool:
                 while waiting or busy:
                     while waiting and len(busy) < self.limits.processes:
                         process = self._idle.pop() if self._idle else _Process(self)
-                        process.begin(*waiting.popleft())
+                        process.begin(*waiting.popleft(), length_only)
                         busy.append(process)
                         selector.register(process.out, selectors.EVENT_READ, process)
                     ready = {key.data for key, _ in selector.select(LOOK_S)}
@@ -188,15 +191,15 @@ class _Process:
         assert self._child.stdout is not None
         self._in, self.out = self._child.stdin, self._child.stdout
 
-    def begin(self, source: Source, attempt: int) -> None:
+    def begin(self, source: Source, attempt: int, length_only: bool) -> None:
         form = self.pool.form
-        self.source, self.attempt = source, attempt
+        self.source, self.attempt, self._length_only = source, attempt, length_only
         self._video: Video | None = None
         self._clips = 0
         self._heard = time.monotonic()
         self._write({
             "path": source.content, "clip_seconds": form.clip_seconds, "frames": form.frames, "span_s": form.span_s,
-            "size": form.size,
+            "size": form.size, "length_only": length_only,
         })  # fmt: skip
 
     def events(self) -> Iterator[Event]:
@@ -246,7 +249,7 @@ class _Process:
                 raise ValueError("a video is opened once and has clips")
             return Opened(self._video)
         elif "sha256" in message and video is not None:
-            if self._clips != video.clips:
+            if self._clips != video.clips and not self._length_only:
                 raise ValueError("a video ends after its last clip")
             video.sha256 = str(message["sha256"])
             self.pool.cpu_s += float(message["cpu_s"])

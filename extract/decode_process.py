@@ -3,7 +3,8 @@
 Decoders meet hostile files: here they may crash, hang or ask for all memory, and the run goes on without them.
 Clips go to a ring of slots in memory shared with the parent; all else is one JSON object per line.
 
-    in    {"path", "clip_seconds", "frames", "span_s", "size"}    a video to decode
+    in    {"path", "clip_seconds", "frames", "span_s", "size",
+           "length_only"}                                         a video to decode, or just to measure
           +                                                       a slot of the ring is free again
     out   {"ready": true}                                         after the imports, once
           {"clips": T, "duration_s": D}                           the video is open
@@ -84,6 +85,9 @@ def decode(request: dict[str, Any], ring: Ring, parent: Parent) -> None:
         duration_s = reader.info.duration_s
         bounds = clip_bounds(duration_s, request["clip_seconds"])
         parent.say(clips=len(bounds), duration_s=duration_s)
+        if request["length_only"]:
+            parent.say(sha256="", cpu_s=time.process_time() - began)
+            return
         times_s = clip_frame_times(bounds, request["frames"], request["span_s"], duration_s)
         for clip in read_clips(reader, times_s, request["size"]):
             ring.put(clip)

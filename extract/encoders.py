@@ -10,7 +10,6 @@ import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from . import captions
 from .bert import TextDescription, TextEncoder, describe_bert, find_bert
 from .clips import PREPROCESSING
 from .layout import StoreSpec
+from .video_encoder import ClipSampling, VideoDescription, VideoEncoder
 from .video_swin import VARIANTS, VideoSwin
 from .weights import WeightsError, fetch, load_state, published_prefix, read_state, sha256_of
 
@@ -33,17 +33,6 @@ HUB = "huggingface.co/"
 """Begins the recorded source of weights from there."""
 RANDOM_SEED = 0
 SHIPPED = Path(__file__).parent / "nano"
-
-
-@dataclass(frozen=True)
-class ClipSampling:
-    """The frames an encoder sees of one clip."""
-
-    frames: int
-    span_s: float
-    """Seconds from which the frames are taken evenly, around the clip's centre."""
-    size: int
-    """Rows and columns: the short side is resized to it and the centre cut out."""
 
 
 SWIN_SAMPLING = ClipSampling(frames=32, span_s=32 / 15, size=224)
@@ -72,55 +61,38 @@ VIDEO_ENCODERS: dict[str, SwinRecipe] = {
 }
 
 
-class VideoDescription(NamedTuple):
-    """What a video encoder is, known without building it."""
-
-    spec: dict[str, Any]
-    """What goes into store.json: encoder, weights {source, sha256, random}, preprocessing."""
-    dim: int
-    sampling: ClipSampling
-
-
-def normalise(clips: Tensor) -> Tensor:
-    """uint8 RGB [B, F, S, S, 3] -> float32 [B, 3, F, S, S], as VideoSwin takes it."""
+def normalise(clips: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 RGB [B, F, S, S, 3] -> [B, 3, F, S, S], as VideoSwin takes it."""
     mean, std = (torch.tensor(value, device=clips.device) for value in (PIXEL_MEAN, PIXEL_STD))
-    return ((clips.float() / 255 - mean) / std).permute(0, 4, 1, 2, 3)
+    return clips.float().div_(255).sub_(mean).div_(std).to(dtype).permute(0, 4, 1, 2, 3)
 
 
-class VideoEncoder:
-    """A frozen Video Swin. Made by `load_video_encoder`."""
+class SwinEncoder(VideoEncoder):
+    """A frozen Video Swin."""
 
-    def __init__(self, description: VideoDescription, model: VideoSwin, device: torch.device) -> None:
-        self.spec, self.dim, self.sampling = description
-        self.name: str = self.spec["encoder"]
-        self.device = device
-        self.batch = max(1, (16 * 8 * 64 * 64) // (self.sampling.frames * self.sampling.size**2))
-        self.model = model.to(device).eval().requires_grad_(False)
+    compiles = True
 
-    def encode(self, clips: np.ndarray) -> np.ndarray:
-        """uint8 RGB [B, frames, size, size, 3] -> float32 [B, dim]. Raises ValueError for anything else."""
-        shape = (self.sampling.frames, self.sampling.size, self.sampling.size, 3)
-        if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
-            raise ValueError(f"{self.name} expects uint8 clips [B, {shape}], got {clips.dtype} {clips.shape}")
-        if not len(clips):
-            return np.zeros((0, self.dim), np.float32)
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(clips)).to(self.device)
-            return self.model(normalise(batch)).float().cpu().numpy()
+    def vectors(self, clips: Tensor) -> Tensor:
+        return self.model(normalise(clips, self.dtype))
 
 
-def load_video_encoder(name: str, weights: str | None = None, device: str = "cpu") -> VideoEncoder:
+def load_video_encoder(
+    name: str, weights: str | None = None, device: str = "cpu", precision: str = "auto"
+) -> VideoEncoder:
     """The video encoder `name` with its published or shipped weights, those of a file, or 'random' ones.
 
     'hf:<folder or hub id>' is a model of transformers; `weights`, where given, is the folder it is in now.
-    Raises ValueError for a name or device that does not exist, WeightsError for weights that cannot be had.
+    precision: see `VideoDescription.at`. Raises ValueError for a name, device or precision that does not exist,
+    WeightsError for weights that cannot be had.
     """
     place = usable_device(device)
     if name.startswith(HUB_PREFIX):
         from .hf_video import HubVideoEncoder, find_checkpoint
 
-        return HubVideoEncoder(find_checkpoint(name, weights), place)
+        checkpoint = find_checkpoint(name, weights)
+        return HubVideoEncoder(checkpoint._replace(description=checkpoint.description.at(precision, place)), place)
     description, file = resolve(name, weights)
+    description = description.at(precision, place)
     model = VideoSwin(VARIANTS[VIDEO_ENCODERS[name].variant])
     if file is None:
         fill_randomly(model)
@@ -128,16 +100,20 @@ def load_video_encoder(name: str, weights: str | None = None, device: str = "cpu
         # The head is for classes, not features; the index follows from the window.
         ignored = ("head.weight", "head.bias", ".relative_position_index")
         load_state(model, read_state(file), ignored, str(file))
-    return VideoEncoder(description, model, place)
+    return SwinEncoder(description, model, place)
 
 
-def describe_video_encoder(name: str, weights: str | None = None) -> VideoDescription:
+def describe_video_encoder(
+    name: str, weights: str | None = None, device: str = "cpu", precision: str = "auto"
+) -> VideoDescription:
     """What `load_video_encoder` would give, without building the model; published weights are downloaded."""
     if name.startswith(HUB_PREFIX):
         from .hf_video import find_checkpoint
 
-        return find_checkpoint(name, weights).description
-    return resolve(name, weights)[0]
+        description = find_checkpoint(name, weights).description
+    else:
+        description, _ = resolve(name, weights)
+    return description.at(precision, named_device(device))
 
 
 def encoder_name(spec: StoreSpec) -> str:
@@ -251,12 +227,23 @@ def describe_text_encoder(name: str) -> TextDescription:
     return describe_bert(folder, encoder, f"local folder {encoder}" if local else f"{HUB}{name}")
 
 
+def named_device(device: str) -> torch.device:
+    """Raises ValueError where torch knows no such device."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"cannot compute on device {device!r} ({_first_line(error)}): pass cpu") from error
+
+
 def usable_device(device: str) -> torch.device:
     """Raises ValueError where this torch cannot compute on it."""
+    place = named_device(device)
     try:
-        place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot compute on device {device!r} ({reason}): pass cpu") from error
+        raise ValueError(f"cannot compute on device {device!r} ({_first_line(error)}): pass cpu") from error
     return place
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

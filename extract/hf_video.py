@@ -25,15 +25,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from .bert import HubFiles, find_model, import_transformers, quiet
 from .clips import PREPROCESSING
-from .encoders import HUB, HUB_PREFIX, ClipSampling, VideoDescription, VideoEncoder
+from .encoders import HUB, HUB_PREFIX
 from .hf_processor import PROCESSOR_FILES, Pixels, read_json, read_processor
+from .video_encoder import ClipSampling, VideoDescription, VideoEncoder
 from .weights import WeightsError, sha256_of
 
 FILES = HubFiles(
@@ -145,23 +145,8 @@ class HubVideoEncoder(VideoEncoder):
         self.vector = checkpoint.family.vector
         self.pixels = checkpoint.pixels
 
-    def encode(self, clips: np.ndarray) -> np.ndarray:
-        """uint8 RGB [B, frames, size, size, 3] -> float32 [B, dim]. Raises ValueError for anything else.
-
-        Computed `batch` clips at a time, the last one repeated where there are fewer: rounding depends on the shape,
-        and the features of a clip must not depend on its company.
-        """
-        shape = (self.sampling.frames, self.sampling.size, self.sampling.size, 3)
-        if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
-            raise ValueError(f"{self.name} expects uint8 clips [B, {shape}], got {clips.dtype} {clips.shape}")
-        values = np.zeros((len(clips), self.dim), np.float32)
-        for start in range(0, len(clips), self.batch):
-            rows = np.arange(start, start + self.batch).clip(max=len(clips) - 1)
-            kept = min(self.batch, len(clips) - start)
-            with torch.inference_mode():
-                vectors = self.vector(self.model, self.pixels.prepare(torch.from_numpy(clips[rows]).to(self.device)))
-            values[start : start + kept] = vectors[:kept].float().cpu().numpy()
-        return values
+    def vectors(self, clips: Tensor) -> Tensor:
+        return self.vector(self.model, self.pixels.prepare(clips).to(self.dtype))
 
 
 def load_model(checkpoint: Checkpoint) -> Any:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .layout import FAILURES_FILE, INDEX_FILE, Failure, StoreSpec, read_spec, shard_files
+from .layout import FAILURES_FILE, INDEX_FILE, REFUSED, Failure, StoreSpec, shard_files, shown_id
+from .plan import refused_sources
 from .shard import Record, read_shard
 from .tables import read_table, write_table
 
@@ -49,7 +50,8 @@ class Index:
 
 
 def build_index(folder: Path, spec: StoreSpec, missing: Iterable[Failure] = ()) -> Index:
-    """The index of the shards that are there. `missing` are failures of sources that no shard knows.
+    """The index of the shards that are there. `missing` are failures of sources that no shard knows; one that was
+    refused for its id stays, even where another source of that id is known.
 
     Raises StoreError for a shard that cannot be read.
     """
@@ -64,7 +66,8 @@ def build_index(folder: Path, spec: StoreSpec, missing: Iterable[Failure] = ()) 
         if r.failure is None
     }
     failures = [(r.failure, number) for number, r in newest.values() if r.failure is not None]
-    failures += [(f, NO_SHARD) for f in sorted(missing, key=lambda f: f.id) if f.id not in newest]
+    told = [Failure(shown_id(f.id), f.stage, f.reason) for f in missing if f.id not in newest or f.stage == REFUSED]
+    failures += [(f, NO_SHARD) for f in sorted(told, key=lambda f: f.id)]
     return Index(items, tuple(failures), shard_sizes(folder))
 
 
@@ -75,26 +78,24 @@ def read_index(folder: Path, spec: StoreSpec) -> Index | None:
 
 
 def written_index(folder: Path, spec: StoreSpec) -> Index | None:
-    """The index as it was written, stale or not; None where it is lost or damaged."""
-    index = read_table(folder / INDEX_FILE, spec, INDEX_COLUMNS)
-    failures = read_table(folder / FAILURES_FILE, spec, FAILURE_COLUMNS)
-    if index is None or failures is None:
+    """The index as it was written, stale or not; None where one of its files is lost, damaged or older."""
+    index, failed = read_table(folder / INDEX_FILE, spec, INDEX_COLUMNS), _written_failures(folder, spec)
+    if index is None or failed is None:
         return None
     columns, about = index
+    failures, shards = failed
+    if shards != about["shards"]:
+        return None
     items = dict(zip(columns.pop("id"), map(Entry, *columns.values()), strict=True))
-    failed = failures[0]
-    shards = failed.pop("shard")
-    return Index(items, tuple(zip(map(Failure, *failed.values()), shards, strict=True)), about["shards"])
+    return Index(items, failures, shards)
 
 
 def missing_sources(folder: Path, spec: StoreSpec) -> list[Failure]:
-    """The failures that callers reported and no shard knows, as far as failures.parquet is sound."""
-    failures = read_table(folder / FAILURES_FILE, spec, FAILURE_COLUMNS)
-    if failures is None:
-        return []
-    failed = failures[0]
-    shards = failed.pop("shard")
-    return [f for f, shard in zip(map(Failure, *failed.values()), shards, strict=True) if shard == NO_SHARD]
+    """The failures of sources that no shard knows: callers reported them, or their ids were refused. As far as
+    failures.parquet and plan.parquet are sound."""
+    failures, _ = _written_failures(folder, spec) or ((), {})
+    known = [f for f, shard in failures if shard == NO_SHARD and f.stage != REFUSED]
+    return known + refused_sources(folder, spec)
 
 
 def write_index(folder: Path, spec: StoreSpec, index: Index) -> None:
@@ -112,16 +113,18 @@ def write_index(folder: Path, spec: StoreSpec, index: Index) -> None:
     _write(folder / INDEX_FILE, spec, INDEX_COLUMNS, [list(index.items), *places], index)
 
 
-def rebuild_index(folder: Path) -> Index:
-    """Make index.parquet and failures.parquet anew from the shards. Raises StoreError for a damaged shard."""
-    spec = read_spec(folder)
-    index = build_index(folder, spec, missing_sources(folder, spec))
-    write_index(folder, spec, index)
-    return index
-
-
 def shard_sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in shard_files(folder).values()}
+
+
+def _written_failures(folder: Path, spec: StoreSpec) -> tuple[tuple[tuple[Failure, int], ...], dict[str, int]] | None:
+    """The failures, and the shards that failures.parquet was made from; None where it is lost or damaged."""
+    table = read_table(folder / FAILURES_FILE, spec, FAILURE_COLUMNS)
+    if table is None:
+        return None
+    columns, about = table
+    shards = columns.pop("shard")
+    return tuple(zip(map(Failure, *columns.values()), shards, strict=True)), about["shards"]
 
 
 def _write(path: Path, spec: StoreSpec, kinds: dict[str, str], columns: list[list], index: Index) -> None:

@@ -21,10 +21,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+
+from ..manifests.schema import MAX_ID_BYTES, check_id
 
 FORMAT_VERSION = 1
 SPEC_FILE, PLAN_FILE, INDEX_FILE, FAILURES_FILE = (
@@ -33,9 +35,12 @@ SPEC_FILE, PLAN_FILE, INDEX_FILE, FAILURES_FILE = (
     "index.parquet",
     "failures.parquet",
 )
+SHARD_NAME = re.compile(r"shard-([0-9]{5,9})\.h5")
 LOCK_FILE = ".lock"
 ABSENT = "absent"  # the stamp of a video whose file is not there
 TEMPORARY = ".tmp-"  # what begins so is never read, and removed by the next extraction
+MAX_REASON = 500  # characters; a reason is a sentence, not a log
+REFUSED = "id"  # the stage at which a source fails whose id no store can keep
 
 Kind: TypeAlias = Literal["video", "text"]
 
@@ -94,7 +99,10 @@ class StoreSpec:
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.encoder).lstrip('.')[:100]}-{self.fingerprint}"
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
+        """What store.json holds: the fields, the fingerprint, and a checksum of both."""
+        fields = {**asdict(self), "fingerprint": self.fingerprint}
+        fields["sha256"] = hashlib.sha256(_canonical(fields).encode()).hexdigest()
+        return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
 
 @dataclass
@@ -117,8 +125,13 @@ class Failure:
 
     id: str
     stage: str
-    """'open', 'probe', 'decode', 'extract', 'values', 'crash', or what the caller named ('missing')."""
+    """'id', 'open', 'probe', 'decode', 'extract', 'values', 'crash', or what the caller named ('missing')."""
     reason: str
+    """One line."""
+
+    def __post_init__(self) -> None:
+        line = " ".join(self.reason.split())[:MAX_REASON]
+        object.__setattr__(self, "reason", line.encode("utf-8", "replace").decode())
 
 
 @dataclass(frozen=True)
@@ -142,37 +155,70 @@ def shard_name(number: int) -> str:
 
 
 def shard_files(folder: Path) -> dict[int, Path]:
-    """The shards that are there, by ascending number."""
-    found = {int(m[1]): path for path in folder.iterdir() if (m := re.fullmatch(r"shard-([0-9]{5,9})\.h5", path.name))}
-    return {n: found[n] for n in sorted(found) if found[n].name == shard_name(n)}
+    """The shards that are there, by ascending number. What only has the name of one (a folder, a pipe, a link to
+    nothing) is not."""
+    found = {int(m[1]): path for path in folder.iterdir() if (m := SHARD_NAME.fullmatch(path.name))}
+    return {n: found[n] for n in sorted(found) if found[n].name == shard_name(n) and found[n].is_file()}
 
 
 def read_spec(folder: Path) -> StoreSpec:
     """The spec of a store. Raises StoreError where there is none, or one that this version cannot read."""
     path = folder / SPEC_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError("it holds no object")
-        version, fingerprint = fields.get("format_version"), fields.pop("fingerprint", None)
-        if version != FORMAT_VERSION:
-            raise StoreError(
-                f"expected a store of format version {FORMAT_VERSION} in {folder}, got version {version!r}; "
-                f"read it with the rdmf that wrote it, or extract again into another folder"
-            )
-        spec = StoreSpec(**fields)
+        return parse_spec(read_regular(path), path)
     except FileNotFoundError:
         raise StoreError(f"{folder} is no feature store: it has no {SPEC_FILE}") from None
+
+
+def parse_spec(text: bytes, where: Path) -> StoreSpec:
+    """What `StoreSpec.to_json` gave, to the bit. Raises StoreError for anything else."""
+    repair = f"`rdmf store repair {where.parent}` restores it from a shard"
+    try:
+        fields = json.loads(text.decode())
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no object")
+        version = fields.get("format_version")
+        if version != FORMAT_VERSION:
+            raise StoreError(
+                f"expected a store of format version {FORMAT_VERSION} in {where.parent}, got version {version!r}; "
+                f"read it with the rdmf that wrote it, or extract again into another folder"
+            )
+        spec = StoreSpec(**{name: value for name, value in fields.items() if name not in ("fingerprint", "sha256")})
     except StoreError:
         raise
     except (ValueError, TypeError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); extract again into another folder") from None
-    if spec.fingerprint != fingerprint:
+        raise StoreError(f"{where} cannot be read ({error}); {repair}") from None
+    if spec.to_json().encode() != text:
         raise StoreError(
-            f"{path} was changed: it says fingerprint {fingerprint!r}, its fields have {spec.fingerprint}; "
-            f"restore it, or extract again into another folder"
+            f"{where} was changed: it says fingerprint {fields.get('fingerprint')!r}, its fields have "
+            f"{spec.fingerprint}; {repair}"
         )
     return spec
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises StoreError for what is none: to open a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise StoreError(f"expected a file at {path}, got something else of that name")
+    return path.read_bytes()
+
+
+def check_source_id(id: str) -> None:
+    """Raise ValueError for an id that no store keeps: not printable, too long, or a path out of a folder."""
+    check_id(id, "id")
+    path = PureWindowsPath(id)  # which takes / and \ alike
+    if path.root or ".." in path.parts:
+        raise ValueError(f"expected an id that is no path out of a folder, got {id!r}")
+
+
+def shown_id(id: str) -> str:
+    """Any id as short printable text, to tell what was wrong with it; a sound one stays as it is."""
+    if id.isprintable() and len(id.encode()) <= MAX_ID_BYTES:
+        return id
+    text = repr(id)[1:-1]
+    if len(text.encode()) <= MAX_ID_BYTES:
+        return text
+    return f"{text[:32]}... ({len(id)} characters, sha256 {text_sha256(id)[:12]}...)"
 
 
 def source_stamp(kind: Kind, source: Source) -> str:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .index import (
-    NO_SHARD,
-    Entry,
-    Index,
-    build_index,
-    missing_sources,
-    read_index,
-    shard_sizes,
-    written_index,
-)
-from .layout import PLAN_FILE, SPEC_FILE, StoreError, StoreSpec, read_spec, shard_files, shard_name
+from .index import Entry, Index, build_index, missing_sources, read_index, shard_sizes
+from .layout import PLAN_FILE, SHARD_NAME, SPEC_FILE, StoreError, StoreSpec, read_spec, shard_files, shard_name
 from .plan import read_plan
-from .shard import Record, changed_parts, read_shard
+from .shard import Record, read_shard
+from .verify import verify_store
 
 
 class Features(NamedTuple):
@@ -75,7 +68,9 @@ class FeatureStore:
         mapped = self._maps.get(number) or self._map(number)
         record = mapped.records.get(id)
         if record is None:
-            raise StoreError(f"the index of {self.folder} does not fit its shards; run rebuild_index on it")
+            raise StoreError(
+                f"the index of {self.folder} does not fit its shards; `rdmf store repair {self.folder}` makes it again"
+            )
         rows = slice(record.first_row, record.first_row + record.rows)
         times_s = None if mapped.times_s is None else mapped.times_s[rows]
         return Features(mapped.values[rows], times_s, record.duration_s)
@@ -96,36 +91,7 @@ class FeatureStore:
 
     def verify(self) -> list[str]:
         """Read every byte; say in sentences what is not as written. Empty where all is well."""
-        problems = []
-        for number, path in shard_files(self.folder).items():
-            try:
-                shard = read_shard(path, number, self.spec)
-                changed = changed_parts(path)
-            except (StoreError, OSError) as error:
-                problems.append(str(error))
-                continue
-            if changed is not None:
-                where = f" (in {', '.join(changed)})" if changed else ""
-                problems.append(f"{path.name} was changed after it was written{where}; delete it and extract again")
-            elif not np.isfinite(shard.map_values()).all():
-                problems.append(f"{path.name} holds features that are not finite; delete it and extract again")
-        return problems + self._verify_tables(damaged=bool(problems))
-
-    def _verify_tables(self, damaged: bool) -> list[str]:
-        problems, there = [], shard_files(self.folder)
-        for number, planned in read_plan(self.folder, self.spec).items():
-            if number not in there:
-                problems.append(f"{shard_name(number)}, planned for {len(planned)} items, is not there; extract again")
-        if not (self.folder / PLAN_FILE).exists() and not there:
-            problems.append(f"{self.folder} has neither a plan nor shards; extract again")
-        written = written_index(self.folder, self.spec)
-        if written is None:
-            problems.append("index.parquet or failures.parquet is lost or damaged; run rebuild_index on the store")
-        elif not damaged:
-            built = build_index(self.folder, self.spec, [f for f, shard in written.failures if shard == NO_SHARD])
-            if built != written:
-                problems.append("index.parquet or failures.parquet does not fit the shards; run rebuild_index")
-        return problems
+        return [problem.what for problem in verify_store(self.folder)]
 
     def _map(self, number: int) -> _Mapped:
         shard = read_shard(self.folder / shard_name(number), number, self.spec)
@@ -158,7 +124,20 @@ class StoreSummary:
 
 def list_stores(features_dir: Path | str) -> list[StoreSummary]:
     """The stores below a folder, by path. One that cannot be used is listed with its problem."""
-    return [_summary(path.parent) for path in sorted(Path(features_dir).rglob(SPEC_FILE))]
+    return [_summary(folder) for folder in find_stores(features_dir)]
+
+
+def find_stores(folder: Path | str) -> list[Path]:
+    """The folder itself, or those below it, that are stores, damaged ones included; links are followed."""
+    found, seen = [], set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(here) in seen:
+            folders.clear()
+        elif {SPEC_FILE, PLAN_FILE} & {*files, *folders} or any(map(SHARD_NAME.fullmatch, files)):
+            folders.clear()
+            found.append(Path(here))
+        seen.add(os.path.realpath(here))
+    return sorted(found)
 
 
 def _summary(folder: Path) -> StoreSummary:

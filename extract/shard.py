@@ -6,6 +6,8 @@
     offsets             int64 [items + 1]: item i has the rows offsets[i]:offsets[i + 1]
     ids, stamps, source_sha256, duration_s        [items]; duration_s is NaN for text
     failure_ids, failure_stages, failure_reasons, failure_stamps     [failures]
+    failure_at          int64 [failures]: their places among all sources of the shard, so that these have one order
+    spec                [1]: what store.json says, to restore that and the plan from shards alone
 
 Every dataset is contiguous and uncompressed, and carries the sha256 of its bytes as an attribute. The same
 items give the same bytes. Files are checked before they are believed: they may be damaged, or come from
@@ -23,14 +25,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..manifests.schema import check_id
-from .layout import FORMAT_VERSION, Failure, Item, StoreError, StoreSpec
+from .layout import FORMAT_VERSION, Failure, Item, StoreError, StoreSpec, check_source_id, parse_spec
 
 USER_BLOCK_BYTES = 512
 ITEM_PARTS = ("ids", "stamps", "source_sha256")
 FAILURE_PARTS = ("failure_ids", "failure_stages", "failure_reasons", "failure_stamps")
-PARTS = ("values", "times_s", "offsets", "duration_s", *ITEM_PARTS, *FAILURE_PARTS)
-MAX_REASON = 500  # characters; a reason is a sentence, not a log
+PARTS = ("values", "times_s", "offsets", "duration_s", *ITEM_PARTS, *FAILURE_PARTS, "failure_at", "spec")
+CHECKED_BYTES = 1 << 24  # of the features looked at together
+UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError)  # what h5py makes of damage
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Shard:
 
     path: Path
     dim: int
-    items: tuple[Record, ...]
-    failures: tuple[Record, ...]
+    records: tuple[Record, ...]
+    """In the order in which the sources were planned."""
     rows: int
     values_at: int
     """Byte at which `values` begins in the file."""
@@ -61,8 +63,12 @@ class Shard:
     """Byte at which `times_s` begins; None for text."""
 
     @property
-    def records(self) -> tuple[Record, ...]:
-        return self.items + self.failures
+    def items(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.failure is None)
+
+    @property
+    def failures(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.failure is not None)
 
     def map_values(self) -> np.ndarray:
         """float16 [rows, dim], memory-mapped, read-only."""
@@ -82,7 +88,8 @@ class Shard:
 def encode_shard(
     spec: StoreSpec, number: int, items: Sequence[Item], failures: Sequence[Failure], stamps: dict[str, str]
 ) -> tuple[bytes, bytes]:
-    """User block and HDF5 image of one shard; `items` hold float16, `stamps` are the sources' by id."""
+    """User block and HDF5 image of one shard; `items` hold float16, `stamps` are the sources' by id, as planned."""
+    place = {id_: at for at, id_ in enumerate(stamps)}
     values = [np.empty((0, spec.dim), "<f2"), *(item.values for item in items)]
     arrays = {
         "values": np.concatenate(values),
@@ -93,8 +100,10 @@ def encode_shard(
         "source_sha256": _strings([i.source_sha256 for i in items]),
         "failure_ids": _strings([f.id for f in failures]),
         "failure_stages": _strings([f.stage for f in failures]),
-        "failure_reasons": _strings([" ".join(f.reason.split())[:MAX_REASON] for f in failures]),
+        "failure_reasons": _strings([f.reason for f in failures]),
         "failure_stamps": _strings([stamps[f.id] for f in failures]),
+        "failure_at": np.array([place[f.id] for f in failures], "<i8"),
+        "spec": _strings([spec.to_json()]),
     }
     if spec.kind == "video":
         arrays["times_s"] = np.concatenate(
@@ -120,30 +129,66 @@ def encode_shard(
 def read_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
     """Where everything is in a shard; all of it but the features themselves is checked.
 
-    Raises StoreError for a shard that is damaged or not of this store, OSError where the system refuses to
-    read it.
+    Raises StoreError for a shard that is damaged or not of this store, OSError where there is none or the
+    system refuses to read it.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # to open a pipe would wait for ever
         with h5py.File(path, "r", locking=False) as file:
             return _read(file, path, number, spec)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+    except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system said no (permission, too many open files): that is no damage
-        raise StoreError(f"{path} is damaged: {error}; delete it and extract again to make it anew") from error
+        raise _damaged(path, str(error)) from error
+
+
+def check_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
+    """As `read_shard`, with every bit compared to its checksum and no more than CHECKED_BYTES in memory."""
+    if path.is_file() and (parts := changed_parts(path)) is not None:
+        raise _damaged(path, "it was changed after it was written" + (f" (in {', '.join(parts)})" if parts else ""))
+    shard = read_shard(path, number, spec)
+    values, rows = shard.map_values(), max(1, CHECKED_BYTES // (2 * shard.dim))
+    if not all(np.isfinite(values[at : at + rows]).all() for at in range(0, shard.rows, rows)):
+        raise _damaged(path, "it holds features that are not finite")
+    return shard
 
 
 def changed_parts(path: Path) -> list[str] | None:
-    """None where every byte is as written; else the names of the datasets that are not, if any."""
+    """None where every bit is as written; else the names of the datasets that are not, as far as they can be told."""
     with path.open("rb") as raw:
         block = raw.read(USER_BLOCK_BYTES)
         if block == _user_block(hashlib.file_digest(raw, "sha256").hexdigest()):
             return None
     try:
         with h5py.File(path, "r", locking=False) as file:
-            sums = {n: hashlib.sha256(file[n][()].tobytes()).hexdigest() for n in PARTS if n in file}
-            return [name for name, found in sums.items() if file[name].attrs["sha256"] != found]
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
-        return []  # too damaged to say where
+            return [name for name in PARTS if name in file and not _as_written(file, name)]
+    except UNREADABLE:
+        return []
+
+
+def spec_of(path: Path) -> StoreSpec | None:
+    """The spec of the store that a shard was written to, or None where that part of it is damaged."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return parse_spec(file["spec"][0], path) if _as_written(file, "spec") else None
+    except UNREADABLE:
+        return None
+
+
+def _damaged(path: Path, how: str) -> StoreError:
+    return StoreError(f"{path} is damaged: {how}; `rdmf store repair {path.parent}` extracts it again")
+
+
+def _as_written(file: h5py.File, name: str) -> bool:
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return False
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        return False
+    at = dataset.id.get_offset()
+    content = b"" if at is None else np.memmap(file.filename, np.uint8, "r", at, dataset.nbytes).data
+    return bool(dataset.attrs["sha256"] == hashlib.sha256(content).hexdigest())
 
 
 def _read(file: h5py.File, path: Path, number: int, spec: StoreSpec) -> Shard:
@@ -174,8 +219,14 @@ def _read(file: h5py.File, path: Path, number: int, spec: StoreSpec) -> Shard:
     if len({*ids, *failed}) != len(ids) + len(failed):
         raise ValueError("an id is in it twice")
     for id_ in (*ids, *failed):
-        check_id(id_, "id")
-    return Shard(path, spec.dim, items, failures, rows, values_at, times_at)
+        check_source_id(id_)
+    places = _part(file, "failure_at", "<i8", (len(failed),))[0][()]
+    total = count + len(failed)
+    if len(failed) and (places[0] < 0 or places[-1] >= total or np.any(places[1:] <= places[:-1])):
+        raise ValueError("the places of its failures do not ascend")
+    others = np.setdiff1d(np.arange(total), places)
+    by_place = dict(zip((*others.tolist(), *places.tolist()), (*items, *failures), strict=True))
+    return Shard(path, spec.dim, tuple(by_place[i] for i in range(total)), rows, values_at, times_at)
 
 
 def _part(file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...]) -> tuple[h5py.Dataset, int]:

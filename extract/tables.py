@@ -1,4 +1,4 @@
-"""The Parquet tables of a store: written whole, tied to its spec, and read only when they are sound."""
+"""The Parquet tables of a store: written whole, tied to its spec, and read only when every bit is as written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .layout import StoreSpec
+from ..manifests.sealed import is_sealed, sealed
+from .layout import StoreSpec, read_regular
 from .writer import atomic_write
 
 META = b"rdmf"
@@ -23,9 +24,7 @@ def write_table(
     fields = [pa.field(name, kind) for name, (kind, _) in columns.items()]
     meta = {META: json.dumps({"fingerprint": spec.fingerprint, **about}).encode()}
     arrays = [pa.array(list(values), kind) for kind, values in columns.values()]
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays, pa.schema(fields, metadata=meta)), buffer, write_page_checksum=True)
-    atomic_write(path, buffer.getvalue().to_pybytes())
+    atomic_write(path, sealed(pa.table(arrays, pa.schema(fields, metadata=meta))))
 
 
 def read_table(
@@ -33,7 +32,10 @@ def read_table(
 ) -> tuple[dict[str, list[Any]], dict[str, Any]] | None:
     """The columns and the facts, or None for a table that is lost, damaged, or of another store."""
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        data = read_regular(path)
+        if not is_sealed(data):
+            return None
+        table = pq.read_table(pa.BufferReader(data))
         about = json.loads(table.schema.metadata[META])
         if about["fingerprint"] != spec.fingerprint:
             return None

@@ -2,7 +2,8 @@
 
 Liu et al., Video Swin Transformer, arXiv 2106.13230. Parameters carry torchvision's names (`swin3d_t/s/b`),
 so that its Kinetics-400 state dicts load strictly; the arithmetic follows it to the last quirk, so that the
-weights mean the same here.
+weights mean the same here. What is computed is the same, how is not: shift, windows and their order are one gather,
+windows are grouped by mask, so that no mask is stored per window, and the CPU goes through each layer piece by piece.
 
 B clips, F frames, H x W pixels; D x H x W patches after embedding (frames / 2, pixels / 4), C channels;
 W windows of N = d*h*w patches, h heads.
@@ -10,8 +11,11 @@ W windows of N = d*h*w patches, h heads.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +26,10 @@ Size = tuple[int, ...]
 
 OTHER_REGION = -100.0
 """Added to the attention between patches that only the shift made neighbours; the weights learned with it."""
+
+CACHED = {"cpu": 2**18}
+"""Where layers go through their input piece by piece, and the numbers of a piece: four times as many between the
+layers, 4 MB, stay in the cache and in memory that is in use: filling fresh memory costs nearly as much as a product."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,6 @@ def to_windows(x: Tensor, window: Size) -> Tensor:
     return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, d * h * w, math.prod(window), c)
 
 
-def from_windows(x: Tensor, window: Size, sizes: Size) -> Tensor:
-    """[B, W, N, C] -> [B, D, H, W, C]: the inverse of `to_windows`."""
-    d, h, w = (size // side for size, side in zip(sizes, window, strict=True))
-    x = x.view(x.shape[0], d, h, w, *window, x.shape[-1])
-    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], *sizes, x.shape[-1])
-
-
 def relative_position_index(window: Size) -> Tensor:
     """int64 [N, N]: the row of the bias table for every pair of patches in a window, by their offset."""
     axes = [torch.arange(side) for side in window]
@@ -98,20 +99,48 @@ def relative_position_index(window: Size) -> Tensor:
     return offset[0] * (h * w) + offset[1] * w + offset[2]
 
 
-def shift_mask(sizes: Size, window: Size, shift: Size, device: torch.device) -> Tensor:
-    """[W, 1, N, N], added to attention: 0 within a region, OTHER_REGION between two of them.
+class Partition(NamedTuple):
+    """How the patches of B clips fall into windows. Windows that need the same mask stand together."""
 
-    After a cyclic shift the last window along an axis holds the far end and, in its last `shift` patches, the
-    near end: two regions that do not attend to each other.
+    order: Tensor
+    """int64 [W * B * N]: which patch out of B * D * H * W is at each place, window after window."""
+    inverse: Tensor
+    """int64 [B * D * H * W]: the place of each patch."""
+    counts: list[int]
+    """Windows under each of the masks, of all clips together."""
+    masks: Tensor
+    """[masks, 1, N, N], added to attention: 0 within a region, OTHER_REGION between two of them."""
+
+
+@torch.compiler.assume_constant_result
+def partition(clips: int, sizes: Size, window: Size, shift: Size, device: torch.device) -> Partition:
+    """Windows over maps whose sizes are multiples of the window's, after a cyclic shift; made once, then kept.
+
+    Along an axis the last window then holds the far end and, in its last `shift` patches, the near end: two regions
+    that do not attend to each other. So there are at most 2^3 masks, however many windows.
     """
-    region = torch.zeros(sizes, device=device)
-    for axis, (size, side, step) in enumerate(zip(sizes, window, shift, strict=True)):
-        if step:
-            place = torch.arange(size, device=device)
-            label = (place >= size - side).float() + (place >= size - step)
-            region += label.view([-1 if i == axis else 1 for i in range(3)]) * 3**axis
-    labels = to_windows(region[None, ..., None], window)[0, :, :, 0]  # [W, N]
-    return (labels[:, None, :, None] != labels[:, None, None, :]) * OTHER_REGION
+    return _partition(clips, sizes, window, shift, device)
+
+
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # inference's tensors are no use to a caller that trains
+def _partition(clips: int, sizes: Size, window: Size, shift: Size, device: torch.device) -> Partition:
+    patches = torch.arange(clips * math.prod(sizes)).view(clips, *sizes, 1)
+    region = torch.zeros(1, *sizes, 1)
+    for axis, (size, step) in enumerate(zip(sizes, shift, strict=True), start=1):
+        patches = patches.roll(-step, axis)
+        region.narrow(axis, size - step, step).add_(2**axis)
+    regions, mask = to_windows(region, window)[0, :, :, 0].unique(dim=0, return_inverse=True)  # [masks, N], [W]
+    order = to_windows(patches, window)[:, mask.argsort(stable=True), :, 0].transpose(0, 1).flatten()
+    counts = (mask.bincount() * clips).tolist()
+    masks = (regions[:, None, :, None] != regions[:, None, None, :]) * OTHER_REGION
+    return Partition(order.to(device), order.argsort().to(device), counts, masks.to(device))
+
+
+def pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """x along its first axis; where CACHED says so in even parts of no more than about so many numbers."""
+    most = CACHED.get(x.device.type)
+    return (x,) if most is None else x.tensor_split(min(len(x), -(-x.numel() // most)))
 
 
 class WindowAttention(nn.Module):
@@ -136,31 +165,32 @@ class WindowAttention(nn.Module):
         axes = list(zip(sizes, self.window, self.shift, strict=True))
         window = tuple(min(size, side) for size, side, _ in axes)
         shift = tuple(step if size > side else 0 for size, side, step in axes)
+        n = math.prod(window)
         x = pad_to_multiple(x, window)
         padded = tuple(x.shape[1:4])
-        x = torch.roll(x, [-step for step in shift], (1, 2, 3)) if any(shift) else x
+        order, inverse, counts, masks = partition(b, padded, window, shift, x.device)
 
-        x = to_windows(x, window)
-        n = x.shape[2]
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each [B, W, h, N, C / h]
         # A window that shrank along height or width takes the index of the full window's first N x N pairs,
         # which are other offsets. torchvision does so, hence features of small inputs agree.
-        index = self.relative_position_index[:n, :n]
-        bias = self.relative_position_bias_table[index].permute(2, 0, 1)  # [h, N, N]
-        if any(shift):
-            # Every window has its own mask, every clip the same: windows join the heads, clips broadcast.
-            bias = (bias + shift_mask(padded, window, shift, x.device)).flatten(0, 1)
-            joined = 1
+        index = self.relative_position_index[:n, :n].flatten()
+        bias = self.relative_position_bias_table.t().index_select(1, index).view(1, self.heads, n, n)
+        biases = (bias + mask for mask in masks.to(bias.dtype))
+        windows = x.reshape(-1, c).index_select(0, order).view(-1, n, c)
+        if x.device.type in CACHED:
+            groups = zip(windows.split(counts), biases, strict=True)
+            attended = torch.cat([self.attend(x, [len(x)], [bias]) for group, bias in groups for x in pieces(group)])
         else:
-            joined = 0
-        q, k, v = (part.flatten(joined, joined + 1) for part in (q, k, v))
-        x = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None])
-        x = x.reshape(b, -1, self.heads, n, c // self.heads).transpose(2, 3).flatten(-2)  # [B, W, N, C]
-
-        x = from_windows(self.proj(x), window, padded)
-        x = torch.roll(x, shift, (1, 2, 3)) if any(shift) else x
+            attended = self.attend(windows, counts, biases)
+        x = attended.view(-1, c).index_select(0, inverse).view(b, *padded, c)
         return x[:, : sizes[0], : sizes[1], : sizes[2]]
+
+    def attend(self, x: Tensor, counts: Sequence[int], biases: Iterable[Tensor]) -> Tensor:
+        """Windows [W, N, C] -> the same shape; the first counts[0] with biases[0], [1, h, N, N], and so on."""
+        w, n, c = x.shape
+        qkv = self.qkv(x).view(w, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [3, W, h, N, C / h]
+        groups = zip(qkv.split(counts, 1), biases, strict=True)
+        parts = [functional.scaled_dot_product_attention(q, k, v, attn_mask=bias) for (q, k, v), bias in groups]
+        return self.proj(torch.cat(parts).transpose(1, 2).reshape(w, n, c))
 
 
 class Block(nn.Module):
@@ -179,7 +209,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, D, H, W, C] -> the same shape."""
         x = x + self.stochastic_depth(self.attn(self.norm1(x)))
-        return x + self.stochastic_depth(self.mlp(self.norm2(x)))
+        fed = torch.cat([self.mlp(self.norm2(piece)) for piece in pieces(x.flatten(0, 3))])
+        return x + self.stochastic_depth(fed.view(x.shape))
 
     def stochastic_depth(self, branch: Tensor) -> Tensor:
         """Drop the branch for a clip with probability `drop_path`, scaled so that its expectation stays."""
@@ -200,8 +231,11 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, F, H, W] -> [B, D, H, W, C]."""
-        x = pad_to_multiple(x.movedim(1, -1), self.patch).movedim(-1, 1)
-        return self.norm(self.proj(x).movedim(1, -1))
+        x = pad_to_multiple(x.movedim(1, -1), self.patch)
+        d, h, w = (size // side for size, side in zip(x.shape[1:4], self.patch, strict=True))
+        patches = to_windows(x, self.patch).flatten(2)  # [B, D H W, frames rows columns 3]; the weights likewise
+        x = functional.linear(patches, self.proj.weight.movedim(1, -1).flatten(1), self.proj.bias)
+        return self.norm(x).view(-1, d, h, w, x.shape[-1])
 
 
 class PatchMerging(nn.Module):
@@ -215,9 +249,9 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, D, H, W, C] -> [B, D, ceil(H / 2), ceil(W / 2), 2 C]."""
         x = pad_to_multiple(x, (1, 2, 2))
+        x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [B, D, H / 2, row, W / 2, column, C]
         # columns outermost: the order that the weights of the reduction expect
-        corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(corners, -1)))
+        return self.reduction(self.norm(x.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)))
 
 
 class VideoSwin(nn.Module):
@@ -255,6 +289,10 @@ class VideoSwin(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Float [B, 3, F, H, W], any size -> [B, dim]: the mean over positions; or [B, num_classes]."""
-        x = self.norm(self.features(self.patch_embed(clips))).mean((1, 2, 3))
-        return x if self.head is None else self.head(x)
+        """Float [B, 3, F, H, W], any size -> [B, dim]: the mean over positions; or [B, num_classes].
+
+        In bfloat16 the mean is float32 all the same.
+        """
+        x = self.norm(self.features(self.patch_embed(clips)))
+        x = x.mean((1, 2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+        return x if self.head is None else self.head(x.to(self.head.weight.dtype))

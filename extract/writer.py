@@ -80,18 +80,14 @@ def write_shard(
     Without `sync` a crash of the machine (not of the program) may leave it damaged.
     """
     try:
-        atomic_write(path, *encode_shard(spec, number, items, failures, stamps), sync=sync)
-    except (OSError, MemoryError) as error:
-        code, reason = (error.errno, str(error)) if isinstance(error, OSError) else (errno.ENOMEM, "out of memory")
-        raise OSError(
-            code,
-            f"shard {path} cannot be written ({reason}); nothing of it was kept, "
-            f"the shards before it are whole: put that right and run the same command again",
-        ) from error
+        image = encode_shard(spec, number, items, failures, stamps)
+    except MemoryError as error:
+        raise _unwritten(path, OSError(errno.ENOMEM, "out of memory")) from error
+    atomic_write(path, *image, sync=sync)
 
 
 def atomic_write(path: Path, *chunks: bytes, sync: bool = True) -> None:
-    """Write a temporary name, sync, rename, sync the folder: whole or not there, even on a crash."""
+    """Write a temporary name, sync, rename, sync the folder: whole or as before, even on a crash or a full disk."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         with temporary.open("xb") as file:
@@ -101,16 +97,25 @@ def atomic_write(path: Path, *chunks: bytes, sync: bool = True) -> None:
             if sync:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+        if sync:
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritten(path, error) from error
         raise
-    if not sync:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"{path} cannot be written ({error.strerror or error}); what is in {path.parent} is whole: "
+        f"put that right and run the same command again",
+    )
 
 
 @contextmanager
@@ -157,7 +162,9 @@ def holds_lock(folder: Path, token: str) -> bool:
 def _settle_spec(folder: Path, spec: StoreSpec) -> None:
     if not (folder / SPEC_FILE).exists():
         if shard_files(folder):
-            raise StoreError(f"{folder} has shards but no {SPEC_FILE}; restore it, or extract into another folder")
+            raise StoreError(
+                f"{folder} has shards but no {SPEC_FILE}; `rdmf store repair {folder}` restores it from a shard"
+            )
         atomic_write(folder / SPEC_FILE, spec.to_json().encode())
     elif (found := read_spec(folder)).fingerprint != spec.fingerprint:
         raise StoreError(

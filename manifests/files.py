@@ -3,13 +3,12 @@
 One row for each query, readable by any Parquet tool (`pandas.read_parquet`): qid, vid, split, text,
 duration_s, kind, windows as a list of {start_s, end_s}, and the saliency in five columns that are null where
 there is none. The rest (dataset, clip length, findings, videos that no query is about) is JSON under the key
-`rdmf` of the file's metadata, with the format version and a SHA-256 of all content, so that a damaged file or
-one changed by another tool is refused, not used.
+`rdmf` of the file's metadata, with the format version. The file carries the SHA-256 of its own bytes (see
+`sealed.py`), so that a damaged one, or one changed by another tool, is refused, not used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,12 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .schema import Finding, Manifest, Moment, Query, Saliency, Video
+from .sealed import is_sealed, sealed
 
 FORMAT_VERSION = 1
 _KEY = b"rdmf"
@@ -76,10 +74,9 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
         "findings": [asdict(finding) for finding in manifest.findings],
         "videos_without_queries": [asdict(v) for vid, v in manifest.videos.items() if vid not in asked],
     }
-    header["checksum"] = _checksum(table, header)
-    table = table.replace_schema_metadata({_KEY: json.dumps(header).encode()})
+    data = sealed(table.replace_schema_metadata({_KEY: json.dumps(header).encode()}), compression="zstd")
     with atomic_file(Path(path)) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        temporary.write_bytes(data)
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -91,9 +88,9 @@ def read_manifest(path: str | Path) -> Manifest:
     if not path.is_file():
         raise ValueError(f"expected a manifest at {path}, got nothing there; make it with `rdmf features`")
     damaged = f"{path} is damaged or was changed by another tool; make it again with `rdmf features`"
+    data = path.read_bytes()
     try:
-        with pq.ParquetFile(path) as file:  # read_table would make columns of folders named like seed=3
-            table = file.read()
+        table = pq.read_table(pa.BufferReader(data))
         header = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{damaged} ({str(error).splitlines()[0] if str(error) else error!r})") from error
@@ -102,8 +99,7 @@ def read_manifest(path: str | Path) -> Manifest:
     if header.get("format_version") != FORMAT_VERSION:
         version = header.get("format_version")
         raise ValueError(f"expected manifest format {FORMAT_VERSION} in {path}, got {version!r}; make it again")
-    checksum = header.pop("checksum", None)
-    if not table.schema.equals(_SCHEMA) or checksum != _checksum(table, header):
+    if not table.schema.equals(_SCHEMA) or not is_sealed(data):
         raise ValueError(damaged)
     rows = table.to_pylist()
     videos = {row["vid"]: Video(row["vid"], row["duration_s"]) for row in rows}
@@ -143,30 +139,3 @@ def _query(row: dict[str, Any]) -> Query:
         )
     windows = tuple(Moment(w["start_s"], w["end_s"]) for w in row["windows"])
     return Query(row["qid"], row["vid"], row["text"], row["split"], windows, saliency, row["kind"])
-
-
-def _checksum(table: pa.Table, header: dict[str, Any]) -> str:
-    """SHA-256 of the content, whatever compression, page size or library version stored it."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in table.column_names:
-        digest.update(name.encode())
-        _add(table.column(name).combine_chunks(), digest)
-    return digest.hexdigest()
-
-
-def _add(array: pa.Array, digest: Any) -> None:
-    """Feed one column to the digest: its length, nulls, lengths of lists and texts, then the values."""
-    digest.update(str(len(array)).encode())
-    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
-    if pa.types.is_struct(array.type):
-        for child in array.flatten():
-            _add(child, digest)
-    elif pa.types.is_list(array.type):
-        _add(pc.list_value_length(array), digest)
-        _add(array.flatten(), digest)
-    elif pa.types.is_string(array.type):
-        _add(pc.binary_length(array), digest)
-        digest.update("".join(array.drop_null().to_pylist()).encode())
-    else:
-        values = array.fill_null(0).to_numpy(zero_copy_only=False)
-        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())

@@ -135,16 +135,18 @@ def compare(
             raise ValueError(f"expected metrics that every system has, of {', '.join(shared)}, got {name!r}")
 
     vid = first.table["vid"]
+    pairs = [(name, each.name) for name in chosen for each in baselines]
+    differences = [columns[system.name][name] - columns[other][name] for name, other in pairs]
+    means = resampled_means(np.stack(differences, axis=1), vid, resamples, seed)  # [R, metrics x baselines]
+    found_tests = [
+        _test(name, other, columns[system.name][name], columns[other][name], vid, means[:, i])
+        for i, (name, other) in enumerate(pairs)
+    ]
     tests: list[PairedTest] = []
     for name in chosen:
-        values = [columns[each.name][name] for each in everyone]
-        differences = np.stack([values[0] - value for value in values[1:]], axis=1)  # [Q, B]
-        means = resampled_means(differences, vid, resamples, seed)
-        family = [_test(name, b.name, values[0], values[i + 1], vid, means[:, i]) for i, b in enumerate(baselines)]
-        t_p, bootstrap = holm([t.t_p for t in family]), holm([t.bootstrap_p for t in family])
-        tests += [
-            replace(t, t_p_holm=t_p[i], bootstrap_p_holm=bootstrap[i]) for i, t in enumerate(family)
-        ]  # fmt: skip
+        family = [test for test in found_tests if test.metric == name]
+        t_p, bootstrap = holm([test.t_p for test in family]), holm([test.bootstrap_p for test in family])
+        tests += [replace(t, t_p_holm=t_p[i], bootstrap_p_holm=bootstrap[i]) for i, t in enumerate(family)]
     found = list(notes)
     if min(t.videos for t in tests) < FEW_VIDEOS:
         found.append(f"fewer than {FEW_VIDEOS} videos: the bootstrap finds differences more often than it should")

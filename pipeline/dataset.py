@@ -8,6 +8,7 @@ Dimensions: B queries, T clips, L words, Dv and Dt feature widths, W all true wi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..extract.layout import StoreError
 from ..extract.reader import FeatureStore
 from ..manifests.files import read_manifest
 from ..manifests.schema import Manifest, Query
+
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", module=__name__)  # nobody writes to it
 
 GRID_TOLERANCE_S = 0.05  # two video stores are concatenated when their clips start within this of each other
 
@@ -137,9 +140,7 @@ class MomentDataset:
     def __getitem__(self, index: int) -> Example:
         query = self.queries[index]
         clips = read_clips(self.features.video, query.vid)
-        words = torch.from_numpy(
-            np.array(self.features.text.features(self._sentence_of.get(query.qid, query.qid)).values)
-        ).float()
+        words = read_words(self.features.text, self._sentence_of.get(query.qid, query.qid))
         return Example(query, clips, words, span_targets(query, clips), *saliency_targets(query, clips))
 
     def manifest_of_usable(self) -> Manifest:
@@ -172,8 +173,18 @@ def read_clips(stores: Sequence[FeatureStore], vid: str) -> Clips:
             f"({', '.join(f'{s.spec.folder_name}: {len(t)}' for s, t in zip(stores, times, strict=True))}); "
             "extract them with the same clip length"
         )
-    values = np.concatenate([part.values[:rows] for part in parts], axis=1)
-    return Clips(torch.from_numpy(values).float(), np.array(times[0][:rows]))
+    values = torch.empty(rows, sum(part.values.shape[1] for part in parts))
+    first = 0
+    for part in parts:
+        width = part.values.shape[1]
+        values[:, first : first + width] = torch.from_numpy(part.values[:rows])  # out of the map and to float32 at once
+        first += width
+    return Clips(values, np.array(times[0][:rows]))
+
+
+def read_words(store: FeatureStore, qid: str) -> Tensor:
+    """The features of one sentence, float32 [L, Dt]."""
+    return torch.from_numpy(store.features(qid).values).float()
 
 
 def span_targets(query: Query, clips: Clips) -> Tensor:

@@ -17,6 +17,7 @@ from ..extract.captions import PREFIX as CAPTIONS
 from ..extract.captions import CaptionExtraction, caption_sources
 from ..extract.decode_pool import DecodeLimits
 from ..extract.extractors import TextExtraction, VideoExtraction
+from ..extract.forecast import Forecast, forecast_texts, forecast_videos
 from ..extract.layout import Failure, Source, StoreSpec
 from ..extract.profile import Profile, cores, profile
 from ..extract.reader import FeatureStore
@@ -86,6 +87,9 @@ class StageOne:
     def sentences(self) -> list[Source]:
         return [Source(query.qid, query.text) for query in self.manifest.queries]
 
+    def _folder(self, spec: StoreSpec) -> Path:
+        return self.out / spec.kind / spec.folder_name
+
     def extract(
         self,
         workers: Workers,
@@ -96,17 +100,17 @@ class StageOne:
     ) -> FeaturesReport:
         """Make what is not cached. A video that fails is in the report and in failures.parquet, no exception."""
 
-        def store(kind: str, extraction: Any, sources: list[Source], absent: list[Failure]) -> StoreReport:
+        def store(extraction: Any, sources: list[Source], absent: list[Failure]) -> StoreReport:
             spec = extraction.spec()
-            folder = self.out / kind / spec.folder_name
+            folder = self._folder(spec)
             receipt = extract_store(
                 folder, spec, sources, extraction, workers, missing=absent, retry_failures=retry_failed,
-                on_progress=partial(on_progress, kind), on_wait=on_wait,
+                on_progress=partial(on_progress, spec.kind), on_wait=on_wait,
             )  # fmt: skip
             return StoreReport(folder, spec, receipt, FeatureStore.open(folder).failures)
 
-        video = store("video", self.video, self.videos.sources, self.videos.failures)
-        text = store("text", self.text, self.sentences, [])
+        video = store(self.video, self.videos.sources, self.videos.failures)
+        text = store(self.text, self.sentences, [])
         features = FeatureStore.open(video.folder)
         there = (source.id for source in self.videos.sources if source.id in features)
         durations = {vid: s for vid in there if (s := features.entry(vid).duration_s) is not None}
@@ -116,6 +120,16 @@ class StageOne:
         manifest = replace(manifest, findings=(*manifest.findings, *self.videos.findings, *lost))
         write_manifest(manifest, self.out / "manifest.parquet")
         return FeaturesReport(manifest, video, text, missing)
+
+    def forecast(self, retry_failed: bool = False) -> tuple[Forecast, Forecast]:
+        """What `extract` would do to the video store and the text store. Writes nothing."""
+        durations = {vid: video.duration_s for vid, video in self.manifest.videos.items() if video.duration_s}
+        limits = self.video.limits if isinstance(self.video, VideoExtraction) else None
+        video, text = self.video.spec(), self.text.spec()
+        return (
+            forecast_videos(self._folder(video), video, self.videos, durations, limits, retry_failed),
+            forecast_texts(self._folder(text), text, self.sentences, retry_failed),
+        )
 
     def profile(self, workers: Workers) -> Profile:
         """How fast the videos decode and encode here. Raises ValueError for captions, and where no video decodes."""

@@ -1,7 +1,7 @@
 """The official evaluators' own dictionaries, key by key, from the table of `per_query`.
 
 qvhighlights           in percent with two decimals: moments (R1, mAP, by window length, mIoU) and highlights (mAP,
-                       Hit@1 at three levels); the keys of Moment-DETR's evaluator and CG-DETR's additions (R1 from 0.3, mIoU)
+                       Hit@1 at three levels); Moment-DETR's keys and what CG-DETR added (R1 from 0.3, mIoU)
 charades, activitynet  R@1 and R@5 at IoU 0.3, 0.5, 0.7, and mIoU, as fractions; TACoS too
 highlights             mean average precision of clip scores over videos (TVSum: top 5), as a fraction
 """

@@ -127,7 +127,7 @@ def pair(
     if missing:
         if not allow_missing:
             raise ValueError(
-                f"{_file_of(predictions)}expected a prediction for each of the {len(known)} queries of {truth.dataset} "
+                f"{file_of(predictions)}expected a prediction for each of the {len(known)} queries of {truth.dataset} "
                 f"{split}, {len(missing)} are missing: {_some(missing)}; add them, or count them as wrong with "
                 "--allow-missing"
             )
@@ -155,11 +155,11 @@ def _split_of(by_qid: dict[str, Prediction], truth: Manifest) -> str:
         return found[0]
     if found:
         raise ValueError(
-            f"{_file_of(list(by_qid.values()))}expected predictions for one split, got {', '.join(found)}; put each "
+            f"{file_of(list(by_qid.values()))}expected predictions for one split, got {', '.join(found)}; put each "
             "split into a file of its own"
         )
     raise ValueError(
-        f"{_file_of(list(by_qid.values()))}expected predictions for queries of {truth.dataset}, such as "
+        f"{file_of(list(by_qid.values()))}expected predictions for queries of {truth.dataset}, such as "
         f"{_some([query.qid for query in truth.queries])}, got {_some(list(by_qid)) or 'none'}; give the annotations "
         "that the predictions were made for"
     )
@@ -193,7 +193,7 @@ def _refuse_mixed(predictions: Sequence[Prediction]) -> None:
             )
 
 
-def _file_of(predictions: Sequence[Prediction]) -> str:
+def file_of(predictions: Sequence[Prediction]) -> str:
     """'preds.jsonl: ' where the predictions were read from a file, to begin a sentence with."""
     source = next((p.source for p in predictions if p.source), "")
     return f"{source.rpartition(':')[0] or source}: " if source else ""

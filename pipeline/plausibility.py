@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import metrics
-from .pairing import Pairs
+from .pairing import Pairs, file_of
 
 UNITS = ("seconds", "clips", "fractions", "milliseconds")
 """What times may be given in; fractions are of the length of the video."""
@@ -44,13 +44,12 @@ def check_unit(pairs: Pairs) -> None:
     for unit in UNITS[1:]:
         seconds = seconds_per_unit(pairs, unit)[judged]
         beyond = np.nanmax(end, axis=1) * seconds > BEYOND * duration_s + seconds
-        if (seconds == 1).all() or beyond.mean() > SHARE:
+        if beyond.mean() > SHARE:
             continue
         as_given = _fit(times, truth) if as_given is None else as_given
         fits = _fit(times * seconds[:, None, None], truth)
         if fits >= max(GAIN * as_given, as_given + MARGIN):
-            source = next((p.source for p in pairs.predictions if p is not None and p.source), "")
-            file = f"{source.rpartition(':')[0] or source}: " if source else ""
+            file = file_of([p for p in pairs.predictions if p is not None])
             raise ValueError(
                 f"{file}expected windows in seconds, got times that look like {unit}: read so, they lie in their "
                 f"videos and the best of the first five has an IoU of {fits:.2f} on average, against "

@@ -24,12 +24,14 @@ def browser_data(judged: Judged) -> dict[str, Any]:
 
     systems: name, number of seeds (the first is shown), whether clip scores are probabilities (otherwise they are
     scaled to each video's own range). queries: id, sentence, video, length in s or null, kind, seconds a clip, true
-    windows [start, end, ...], annotators' scores ('' for none), and for each system its windows [start, end, confidence,
-    IoU, ...], clip scores, and what it scored (IoU of the first window; else the average precision of its clips).
+    windows [start, end, ...], annotators' scores ('' for none), and for each system its windows [start, end,
+    confidence, IoU, ...], clip scores, and what it scored: the IoU of its first window, else the average precision of
+    its clips.
     """
     pairs = judged.pairs
     kind_of = GROUPINGS["kind"][0]
-    shown = [_of_system(system) for system in judged.systems]
+    judged_by = next(name for name in ("iou", "top_ap", "hl_ap") if name in judged.results.table)
+    shown = [_of_system(system, judged_by) for system in judged.systems]
     queries = []
     for i, (query, length) in enumerate(zip(pairs.queries, pairs.duration_s.tolist(), strict=True)):
         windows = [round(x, 2) for w in query.windows for x in (w.start_s, w.end_s)]
@@ -39,7 +41,7 @@ def browser_data(judged: Judged) -> dict[str, Any]:
         ])  # fmt: skip
     return {
         "levels": LEVELS,
-        "score": "IoU" if "iou" in judged.results.table else "AP",
+        "score": "IoU" if judged_by == "iou" else "AP",
         "systems": [[s.name, len(s.results), _are_probabilities(s.pairs[0])] for s in judged.systems],
         "queries": queries,
     }
@@ -51,9 +53,10 @@ def as_characters(scores: np.ndarray, low: float, high: float) -> str:
     return "".join(LEVELS[i] for i in np.rint(share.clip(0, 1) * (len(LEVELS) - 1)).astype(int).tolist())
 
 
-def _of_system(system: JudgedSystem) -> list[list[Any]]:
+def _of_system(system: JudgedSystem, judged_by: str) -> list[list[Any]]:
+    """judged_by: the column of the table that says what a query scored; of levels, the last one."""
     pairs, table = system.pairs[0], system.results[0].table
-    score = table.get("iou", table.get("top_ap", table["hl_ap"][:, -1] if "hl_ap" in table else None))
+    score = table[judged_by].reshape(len(pairs.queries), -1)[:, -1] if judged_by in table else None
     iou = listed_windows(pairs)[1]
     fixed = _are_probabilities(pairs)
     out: list[list[Any]] = []
@@ -77,11 +80,11 @@ def _annotated(pairs: Pairs, i: int) -> str:
     saliency, length = pairs.queries[i].saliency, pairs.duration_s[i]
     if saliency is None or not saliency.annotators:
         return ""
-    rated = max(saliency.clip_ids) + 1
+    rated = max(saliency.clip_ids, default=-1) + 1
     clips = rated if np.isnan(length) else max(1, int(length / saliency.clip_seconds))
     return as_characters(saliency.dense(clips).mean(1), saliency.low, saliency.high)
 
 
 def _are_probabilities(pairs: Pairs) -> bool:
     scores = [p.saliency for p in pairs.predictions if p is not None and p.saliency is not None and len(p.saliency)]
-    return bool(scores) and min(s.min() for s in scores) >= 0 and max(s.max() for s in scores) <= 1
+    return bool(scores and min(s.min() for s in scores) >= 0 and max(s.max() for s in scores) <= 1)

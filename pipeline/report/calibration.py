@@ -41,6 +41,8 @@ class Reliability:
     """First windows that count, one for each query and seed, and the queries they are about."""
     confidence: np.ndarray
     """[B], means of the bins; with `iou`, `low` and `high`, the mean IoU and its 95% interval."""
+    rank: np.ndarray
+    """[B], the share of first windows with a lower confidence, at the middle of the bin."""
     iou: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -88,7 +90,7 @@ def reliability(
     inside = np.arange(bins.max() + 1) == bins[:, None]  # [N, B]
     means = resampled_means(np.where(inside, iou[:, None], np.nan), vid, resamples, seed)
     low, high = percentiles(means)
-    probabilities = 0 <= confidence.min() and confidence.max() <= 1
+    probabilities = bool(confidence.min() >= 0 and confidence.max() <= 1)
     difference = resampled_means((confidence - iou)[:, None], vid, resamples, seed)
     ends = [float(end[0]) for end in percentiles(difference)]
     error = float(np.abs((inside * (confidence - iou)[:, None]).mean(0)).sum())
@@ -98,6 +100,7 @@ def reliability(
     return Reliability(
         system, of, len(iou), len(np.unique(qid)),
         np.array([confidence[column].mean() for column in inside.T]),
+        (np.cumsum(inside.sum(0)) - inside.sum(0) / 2) / len(iou),
         np.array([iou[column].mean() for column in inside.T]), low, high,
         _spearman_with_interval(confidence, iou, vid, resamples, seed), all_listed,
         error if probabilities else None,
@@ -155,4 +158,4 @@ def _asked_with(run: Opened, share: float, judged: Judged) -> Pairs:
 
     asked = {query.qid for query in judged.queries}
     predictions = predict_dataset(run.model, run.dataset, share, run.info.max_clips)
-    return pair([p for p in predictions if p.qid in asked], judged.truth)
+    return pair([p for p in predictions if p.qid in asked], judged.truth, allow_missing=True)

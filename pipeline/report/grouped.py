@@ -15,6 +15,8 @@ TITLES = {
     "duration": "length of the video",
 }  # fmt: skip
 """The groupings, in the order of the report."""
+MOST = 24
+"""A grouping of more groups (kinds may be annotated in any words) is left out."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,14 @@ class Grouped:
 
 
 def groupings(judged: Judged, resamples: int, seed: int) -> list[Grouped]:
-    """Every grouping that divides the queries; one that puts all in the same group says nothing."""
+    """Every grouping that divides the queries; all in one group, or each in its own, says nothing."""
     out = []
     for name, title in TITLES.items():
         of_query, order = groups_of(judged.queries, judged.pairs.duration_s, name)
         groups = np.array(of_query, dtype=object)
         listed = [group for group in (*order, *dict.fromkeys(of_query)) if group in set(of_query)]
         rows = {group: groups == group for group in dict.fromkeys(listed)}
-        if len(rows) < 2:
+        if not 2 <= len(rows) <= MOST:
             continue
         numbers = {
             system.name: {

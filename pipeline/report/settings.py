@@ -16,7 +16,7 @@ SYMBOLS = {
 }  # fmt: skip
 """What the paper calls a setting; others keep the name they have in a config."""
 SWITCHES = {"model.diffusion.steps": "TD", "model.fusion.kind": "RD", "model.moment.iou": "IH"}
-"""Settings that switch a part of the method on or off, and that part: temporal diffusion, reaction-diffusion, IoU head."""
+"""Settings that switch a part of the method on or off, and that part."""
 PARTS = {"TD": "temporal diffusion", "RD": "reaction-diffusion", "IH": "IoU head"}
 
 

@@ -82,9 +82,9 @@ def standardised(scores: np.ndarray) -> np.ndarray | None:
     return (scores - scores.mean()) / deviation if deviation > 1e-9 * max(1.0, np.abs(scores).max()) else None
 
 
-def around(z: np.ndarray, windows: Sequence[Moment], clip_seconds: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Means over the windows of z [T] at each offset from their starts [K] and ends [K], and the contrast; NaN where
-    no clip counts."""
+def around(z: np.ndarray, windows: Sequence[Moment], clip_seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means over the windows of z [T] at each offset from their starts [K] and ends [K], and the contrast [1]; NaN
+    where no clip counts."""
     centres = (np.arange(len(z)) + 0.5) * clip_seconds
     own = [np.flatnonzero((w.start_s <= centres) & (centres < w.end_s)) for w in windows]
     own = [clips for clips in own if len(clips)]
@@ -100,7 +100,7 @@ def around(z: np.ndarray, windows: Sequence[Moment], clip_seconds: float) -> tup
             usable = in_video & (outside | ((at >= first) & (at < behind)))
             row[usable] = z[at[usable]]
     contrast = float(z[inside].mean() - z[~inside].mean()) if inside.any() and not inside.all() else np.nan
-    return _mean_of_rows(at_start), _mean_of_rows(at_end), contrast
+    return _mean_of_rows(at_start), _mean_of_rows(at_end), np.array([contrast])
 
 
 def _profile(
@@ -113,8 +113,7 @@ def _profile(
         for i, (query, given) in enumerate(zip(pairs.queries, scores, strict=True)):
             z = standardised(given) if given is not None and query.windows else None
             if z is not None:
-                start, end, contrast = around(z, query.windows, float(pairs.clip_seconds[i]))
-                rows[s, i] = np.concatenate([start, end, [contrast]])
+                rows[s, i] = np.concatenate(around(z, query.windows, float(pairs.clip_seconds[i])))
     average = rows.mean(axis=0)
     counted = np.isfinite(average[:, -1])
     if not counted.any():

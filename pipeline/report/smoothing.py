@@ -1,7 +1,7 @@
 """What temporal diffusion does to a run's features along time: equations (1) to (3), before and after.
 
-The change at step t is the norm of x_{t+1} - x_t, in units of the root mean square norm of the video's raw features less
-their mean, so that raw and diffused are on one scale.
+The change at step t is the norm of x_{t+1} - x_t, in units of the root mean square norm of the video's raw features
+less their mean, so that raw and diffused are on one scale.
 
 Dimensions: Q queries, T clips, D hidden width.
 """
@@ -57,6 +57,8 @@ class Smoothing:
     raw_ratio: Interval
     """Change at borders over change inside; with `diffused_ratio`."""
     diffused_ratio: Interval
+    gain: Interval
+    """The second less the first, of the same resamples."""
     example: Example | None
     """The first query whose one true window starts and ends within its video."""
 
@@ -106,17 +108,21 @@ def _smoothing(run: Opened, judged: Judged, resamples: int, seed: int) -> Smooth
     value = [_mean(column) for column in table.T]
     low, high = percentiles(means)
 
-    def ratio(at: int) -> Interval:
-        ends = percentiles((means[:, at + 1] / means[:, at])[:, None])
-        return value[at + 1] / value[at], float(ends[0][0]), float(ends[1][0])
+    def over_inside(numbers: np.ndarray) -> np.ndarray:
+        """[..., 6] -> [..., 3]: the ratio of raw and of diffused features, and what diffusion adds to it."""
+        ratios = numbers[..., [1, 4]] / numbers[..., [0, 3]]
+        return np.concatenate([ratios, ratios[..., 1:] - ratios[..., :1]], axis=-1)
 
+    ratios = over_inside(np.array(value))
+    ends = percentiles(over_inside(means))
+    ratio = [(float(ratios[i]), float(ends[0][i]), float(ends[1][i])) for i in range(3)]
     intervals = [(value[i], float(low[i]), float(high[i])) for i in range(2 * len(PLACES))]
     diffusion = run.model.diffusion
     assert diffusion.d is not None
     return Smoothing(
-        run.name, diffusion.steps, diffusion.dt, float(diffusion.d().mean()), len(table),
+        run.name, diffusion.steps, diffusion.dt, float(diffusion.d().detach().mean()), len(table),
         dict(zip(PLACES, intervals[:3], strict=True)), dict(zip(PLACES, intervals[3:], strict=True)),
-        ratio(0), ratio(3), example,
+        ratio[0], ratio[1], ratio[2], example,
     )  # fmt: skip
 
 
@@ -143,7 +149,7 @@ def _features(run: Opened, vid: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _changes(raw: np.ndarray, diffused: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.sqrt(((raw - raw.mean(axis=0)) ** 2).sum(axis=1).mean())
-    return tuple(np.linalg.norm(np.diff(x, axis=0), axis=1) / max(scale, 1e-12) for x in (raw, diffused))  # type: ignore[return-value]
+    return tuple(np.linalg.norm(np.diff(x, axis=0), axis=1) / max(scale, 1e-12) for x in (raw, diffused))
 
 
 def _similarity(x: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,11 +21,14 @@ from rdmf.extract.encoders import (
     PIXEL_MEAN,
     PIXEL_STD,
     VIDEO_ENCODERS,
+    SwinEncoder,
     describe_video_encoder,
     load_text_encoder,
     load_video_encoder,
     normalise,
 )
+from rdmf.extract.layout import StoreSpec
+from rdmf.extract.video_encoder import VideoEncoder, blocks, compiled, matrix_precision
 from rdmf.extract.video_swin import VARIANTS, VideoSwin
 from rdmf.extract.weights import WeightsError, cache_folder
 
@@ -71,11 +74,108 @@ def test_clips_encode_to_float32_one_by_one_or_together(clips: np.ndarray) -> No
     assert features.shape == (3, encoder.dim)
     assert features.dtype == np.float32
     alone = np.concatenate([encoder.encode(clip[None]) for clip in clips])
-    np.testing.assert_allclose(features, alone, atol=1e-5)
+    np.testing.assert_array_equal(features, alone)
     assert np.abs(features[0] - features[1]).max() > 1e-3
     backwards = encoder.encode(clips[:, ::-1])  # a view with negative strides
     assert np.abs(backwards - features).max() > 1e-3
     assert encoder.encode(clips[:0]).shape == (0, encoder.dim)
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def small_encoder(kind: str, precision: str) -> VideoEncoder:
+    """swin_nano, or the architecture of swin_t with random weights and clips of few pixels, in blocks of 3."""
+    if kind == "nano":
+        return load_video_encoder("swin_nano", "random", precision=precision)
+    description = describe_video_encoder("swin_nano", "random", precision=precision)
+    model = VideoSwin(VARIANTS["t"])
+    encoders.fill_randomly(model)
+    encoder = SwinEncoder(description._replace(dim=768), model, torch.device("cpu"))
+    encoder.batch = 3
+    return encoder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["nano", "t"])
+def test_a_clip_has_the_same_bits_in_any_company(kind: str, precision: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    encoder = small_encoder(kind, precision)
+    clips = rng.integers(0, 256, (2 * encoder.batch + 2, 8, 64, 64, 3), dtype=np.uint8)
+    features = encoder.encode(clips)
+    order = rng.permutation(len(clips))
+    np.testing.assert_array_equal(encoder.encode(clips[order]), features[order])
+    for part in np.split(order, [encoder.batch + 1]):
+        np.testing.assert_array_equal(encoder.encode(clips[part]), features[part])
+
+
+def test_blocks_are_of_one_size_and_hold_every_clip_in_order() -> None:
+    clips = np.arange(7)
+    assert [block.tolist() for block in blocks(clips, 3)] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
+    assert [block.tolist() for block in blocks(clips[:6], 3)] == [[0, 1, 2], [3, 4, 5]]
+    assert list(blocks(clips[:0], 3)) == []
+
+
+def test_a_block_is_of_many_small_clips_or_of_one_large_on_the_cpu() -> None:
+    assert load_video_encoder("swin_nano", "random").batch == 16
+    assert load_video_encoder("swin_t", "random").batch == 1
+
+
+@pytest.mark.parametrize("weights", ["random", None], ids=["random", "shipped"])
+def test_features_at_bf16_are_nearly_those_at_fp32_and_never_of_the_same_store(weights: str | None) -> None:
+    clips = np.random.default_rng(0).integers(0, 256, (16, 8, 64, 64, 3), dtype=np.uint8)
+    encoder = load_video_encoder("swin_nano", weights)
+    rounded = load_video_encoder("swin_nano", weights, precision="bf16")
+    exact, features = encoder.encode(clips), rounded.encode(clips)
+    assert features.dtype == np.float32
+    assert 1e-5 < np.linalg.norm(features - exact) / np.linalg.norm(exact) < 0.02
+    cosines = (features * exact).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosines.min() > 0.999
+    stores = [StoreSpec("video", **e.spec, clip_seconds=2.0, dim=e.dim) for e in (encoder, rounded)]
+    assert stores[0].fingerprint != stores[1].fingerprint
+    assert rounded.spec["weights"] == {**encoder.spec["weights"], "precision": "bf16"}
+
+
+def test_the_precision_is_fp32_unless_the_device_is_a_gpu() -> None:
+    precisions = {
+        device: [describe_video_encoder("swin_nano", None, device, precision).precision for precision in asked]
+        for device, asked in {"cpu": ("auto", "fp32", "bf16"), "cuda:0": ("auto", "fp32", "tf32", "bf16")}.items()
+    }
+    assert precisions == {"cpu": ["fp32", "fp32", "bf16"], "cuda:0": ["bf16", "fp32", "tf32", "bf16"]}
+    assert "precision" not in describe_video_encoder("swin_nano").spec["weights"]  # stores without it are of fp32
+    with pytest.raises(ValueError, match="expected a precision out of auto, fp32, tf32, bf16, got 'half'"):
+        describe_video_encoder("swin_nano", precision="half")
+    with pytest.raises(ValueError, match="cpu cannot compute at precision tf32"):
+        load_video_encoder("swin_nano", precision="tf32")
+    with pytest.raises(ValueError, match="cannot compute on device 'abacus'"):
+        describe_video_encoder("swin_nano", device="abacus")
+
+
+def test_tf32_is_on_while_it_is_asked_for_and_no_longer() -> None:
+    before = torch.get_float32_matmul_precision()
+    with matrix_precision("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+    with matrix_precision("fp32"):
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_without_a_compiler_the_encoder_computes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(function: object, **options: object) -> Callable:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no C compiler\nmore of it")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.warns(UserWarning, match=r"torch.compile failed \(no C compiler\): computing without it"):
+        run = compiled(torch.neg, torch.ones(2))
+    assert run(torch.ones(1)).tolist() == [-1]
 
 
 @pytest.mark.parametrize("wrong", ["dtype", "frames", "size", "channels last", "one clip"])

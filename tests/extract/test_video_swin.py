@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,15 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import rdmf.extract.video_swin as video_swin
 from rdmf.extract.encoders import PIXEL_MEAN, PIXEL_STD, VIDEO_ENCODERS
 from rdmf.extract.video_swin import (
     VARIANTS,
     Block,
     SwinConfig,
     VideoSwin,
-    from_windows,
+    partition,
     relative_position_index,
-    shift_mask,
     to_windows,
 )
 
@@ -111,6 +113,17 @@ def test_every_variant_has_torchvisions_parameters_and_buffers(torchvision_video
     assert shapes == {name: (value.shape, value.dtype) for name, value in reference.state_dict().items()}
 
 
+@pytest.mark.parametrize("size", [(32, 224, 224), (7, 90, 70)], ids=str)
+@pytest.mark.parametrize("variant", ["t", "nano"])
+def test_the_benchmark_counts_the_operations_that_torch_counts(variant: str, size: tuple[int, int, int]) -> None:
+    file = Path(video_swin.__file__).parents[1] / "benchmarks" / "video_swin.py"
+    if not file.is_file():
+        pytest.skip("benchmarks are not installed")
+    benchmark = runpy.run_path(str(file))
+    counted = sum(operation.flops for operation in benchmark["operations"](VARIANTS[variant], size))
+    assert counted == benchmark["counted_flops"](VARIANTS[variant], size)
+
+
 @pytest.mark.parametrize("variant", ["t", "s", "b"])
 def test_published_weights_and_normalisation_are_torchvisions(torchvision_video: ModuleType, variant: str) -> None:
     preset = getattr(torchvision_video, f"Swin3D_{variant.upper()}_Weights").KINETICS400_V1
@@ -137,12 +150,15 @@ def test_clips_of_a_batch_do_not_mix() -> None:
     torch.testing.assert_close(model(clips), one_by_one, rtol=1e-4, atol=1e-5)
 
 
-def test_windows_partition_the_positions() -> None:
-    x = torch.arange(4 * 6 * 9).view(1, 4, 6, 9, 1)
-    windows = to_windows(x, (2, 3, 3))
-    assert windows.shape == (1, 12, 18, 1)
-    assert windows.flatten().sort().values.tolist() == list(range(x.numel()))
-    assert torch.equal(from_windows(windows, (2, 3, 3), (4, 6, 9)), x)
+def test_windows_hold_every_patch_once_and_go_back_to_where_it_was() -> None:
+    x = torch.randn(2, 4, 6, 9, 5)
+    order, inverse, counts, masks = partition(2, (4, 6, 9), (2, 3, 3), (0, 0, 0), x.device)
+    windows = x.reshape(-1, 5).index_select(0, order)
+    assert order.sort().values.tolist() == list(range(2 * 4 * 6 * 9))
+    assert torch.equal(windows.index_select(0, inverse).view(x.shape), x)
+    assert torch.equal(windows.view(12, 2, 18, 5).transpose(0, 1), to_windows(x, (2, 3, 3)))
+    assert counts == [24]
+    assert not masks.any()
 
 
 def test_pairs_share_a_bias_exactly_when_their_offsets_agree() -> None:
@@ -156,13 +172,47 @@ def test_pairs_share_a_bias_exactly_when_their_offsets_agree() -> None:
     assert len(set(seen.values())) == len(seen) == 3 * 5 * 7 == index.max() + 1
 
 
-def test_shifted_windows_attend_within_what_was_together_before_the_shift() -> None:
-    sizes, window, shift = (4, 6, 6), (2, 3, 3), (1, 1, 0)
-    place = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).float().view(1, *sizes, 3)
-    after = torch.roll(place, [-step for step in shift], (1, 2, 3))
-    at = to_windows(after, window)[0]  # where each patch of a window came from, [W, N, 3]
-    near = ((at[:, :, None] - at[:, None]).abs() < torch.tensor(window)).all(-1)
-    assert torch.equal(shift_mask(sizes, window, shift, torch.device("cpu"))[:, 0] == 0, near)
+@pytest.mark.parametrize("shift", [(1, 1, 0), (0, 2, 1), (1, 1, 2)], ids=str)
+def test_shifted_windows_attend_within_what_was_together_before_the_shift(shift: tuple[int, int, int]) -> None:
+    sizes, window = (4, 6, 9), (2, 3, 3)
+    at = torch.cartesian_prod(*(torch.arange(size) for size in (2, *sizes)))  # clip, time, row, column of each patch
+    order, _, counts, masks = partition(2, sizes, window, shift, at.device)
+    at = at[order].view(-1, 18, 4)
+    assert torch.equal(at[:, :, 0], at[:, :1, 0].expand(-1, 18)), "a window is of one clip"
+    near = ((at[:, :, None] - at[:, None]).abs() < torch.tensor((1, *window))).all(-1)
+    assert torch.equal(masks[:, 0].repeat_interleave(torch.tensor(counts), 0) == 0, near)
+    assert len(counts) == 2 ** sum(step > 0 for step in shift)
+
+
+def test_a_model_that_gave_features_can_be_trained() -> None:
+    model = VideoSwin(SwinConfig(8, (2,), (2,), window=(2, 3, 3)))
+    clips = torch.randn(1, 3, 8, 24, 28)
+    with torch.inference_mode():
+        model(clips)  # what it keeps for the next clips of this size must not be of inference alone
+    model(clips).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@torch.inference_mode()
+def test_whole_or_in_pieces_of_any_size_the_features_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stir(VideoSwin(SwinConfig(8, (2, 2), (2, 4), window=(2, 3, 3))))
+    clips = torch.randn(2, 3, 8, 26, 32)
+    monkeypatch.setattr(video_swin, "CACHED", {})  # as on a GPU
+    whole = model(clips)
+    for most in (1, 1000, 2**30):
+        monkeypatch.setattr(video_swin, "CACHED", {"cpu": most})
+        torch.testing.assert_close(model(clips), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cached", [{"cpu": 2**18}, {}], ids=["in pieces", "whole"])
+@torch.inference_mode()
+def test_the_model_is_one_graph_to_a_compiler(cached: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_swin, "CACHED", cached)
+    model = stir(VideoSwin(SwinConfig(8, (2, 1), (2, 4), window=(2, 3, 3)))).requires_grad_(False)
+    clips = torch.randn(2, 3, 8, 26, 32)
+    traced = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(traced(clips), model(clips), rtol=0, atol=0)
+    torch.testing.assert_close(traced(-clips), model(-clips), rtol=0, atol=0)
 
 
 def test_branches_are_dropped_in_training_alone_and_keep_their_expectation() -> None:

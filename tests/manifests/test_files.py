@@ -111,15 +111,10 @@ def test_no_damaged_byte_is_ever_believed(manifest: Manifest, tmp_path: Path) ->
     path = tmp_path / "m.parquet"
     write_manifest(manifest, path)
     whole = path.read_bytes()
-    complaints = []
-    for position in range(0, len(whole), 7):
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x5A]) + whole[position + 1 :])
-        try:
-            assert read_manifest(path) == manifest  # a byte that carries no content, such as a statistic
-        except ValueError as error:
-            complaints.append(str(error))
-    assert len(complaints) > len(whole) / 7 / 4
-    assert all("m.parquet" in complaint for complaint in complaints)
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+        with pytest.raises(ValueError, match=r"m\.parquet"):
+            read_manifest(path)
     for end in range(0, len(whole), 101):
         path.write_bytes(whole[:end])
         with pytest.raises(ValueError, match="damaged"):

@@ -1,4 +1,4 @@
-"""Comparisons: every number by its definition, the verdicts, what is named on the command line, published predictions."""
+"""Comparisons: each number by its definition, the verdicts, what the command line names, published predictions."""
 
 from __future__ import annotations
 

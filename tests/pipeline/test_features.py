@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdmf.extract.reader import FeatureStore
+from rdmf.extract.workers import Workers
 from rdmf.manifests.files import read_manifest
-from rdmf.pipeline.features import extract_features
+from rdmf.pipeline.features import extract_features, prepare_features
 
 NANO = {"video_encoder": "swin_nano", "text_encoder": "bert_nano", "workers": "0"}
 
@@ -104,6 +105,31 @@ def test_the_same_features_are_reused_and_other_settings_never_overwrite_them(tm
     other = extract_features("mine", small_videos, tmp_path / "a", tmp_path / "out", clip_seconds=1.0, **NANO)
     assert other.video.folder != first.video.folder
     assert {p: p.read_bytes() for p in first.video.folder.iterdir() if p.suffix == ".h5"} == before
+
+
+def test_a_forecast_writes_nothing_and_says_what_extraction_then_does(tmp_path, small_videos):
+    records = [{"vid": vid, "query": "a red star shrinks"} for vid in ("demo3-train-0000", "broken", "nobody")]
+    write_jsonl(tmp_path / "a" / "train.jsonl", records)
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "demo3-train-0000.mp4").symlink_to(small_videos / "demo3-train-0000.mp4")
+    (tmp_path / "v" / "broken.mp4").write_bytes(b"no video")
+    stage = prepare_features(
+        "mine", tmp_path / "v", tmp_path / "a", tmp_path / "out", video_encoder="swin_nano", text_encoder="bert_nano"
+    )
+    video, text = stage.forecast()
+    assert not (tmp_path / "out").exists()
+    assert (video.to_do, video.cached, video.failed) == (2, 0, 0)
+    assert (text.to_do, text.cached, text.failed) == (3, 0, 0)
+    with Workers(0) as workers:
+        report = stage.extract(workers)
+    assert video.rows / 2 == report.video.receipt.rows  # the one that opens stands for both
+    assert text.rows == pytest.approx(report.text.receipt.rows, rel=0.5)
+    size = sum(path.stat().st_size for path in report.video.folder.iterdir())
+    assert size / 20 < video.bytes < size
+    again, _ = stage.forecast()
+    assert (again.to_do, again.cached, again.failed, again.rows) == (0, 1, 1, 0)
+    retried, _ = stage.forecast(retry_failed=True)
+    assert (retried.to_do, retried.cached, retried.failed) == (1, 1, 0)
 
 
 def test_a_folder_without_any_of_the_videos_is_refused_before_any_work(tmp_path, small_videos):

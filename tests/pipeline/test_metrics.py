@@ -106,6 +106,14 @@ def test_average_precision_of_simple_rankings() -> None:
     assert ap(*[(*wrong, 0.1)] * 10, (*right, 0.9)) == 0.0  # the eleventh listed does not count
 
 
+def test_of_two_true_windows_that_fit_as_well_the_last_listed_is_taken() -> None:
+    """As the official evaluator's sort has it: the first prediction lies between the two, the second is (0, 4)."""
+    listed = metrics.ranking(windows((1, 5, 0.9), (0, 4, 0.8)))
+    free = metrics.average_precision(listed, windows((0, 4), (2, 6)))
+    taken = metrics.average_precision(listed, windows((2, 6), (0, 4)))
+    assert (free[0, 0], taken[0, 0]) == (1.0, 0.5)
+
+
 def test_an_iou_equal_to_the_threshold_counts() -> None:
     ap = metrics.average_precision(windows((0.0, 5.0, 1.0)), windows((0.0, 10.0)))
     assert ap[0].tolist() == [1.0] + [0.0] * 9

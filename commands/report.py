@@ -1,0 +1,44 @@
+"""rdmf report: everything about some systems on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import Device, say
+
+
+def report(
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            help="Runs, prediction files, or name=seed1,seed2,...; the first is compared with the others.",
+            metavar="A [B ...]",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="A folder for report.html and report.md, or a file ending in .html.")],
+    annotations: Annotated[
+        Path | None, typer.Option(help="What all are judged by. [of the first run's features]")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="[val with runs; for files, the split they are about]")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="qvhighlights, charades, activitynet or highlights. [the dataset's]")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the page. [the systems, dataset and split]")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Count a query without prediction as wrong.")] = False,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Write one self-contained page about systems: tables, figures, and every query to look at; and its Markdown."""
+    from ..pipeline.report.write import write_report
+    from ..pipeline.truth import read_truth
+
+    truth = None if annotations is None else read_truth(annotations)
+    html, text = write_report(
+        systems, out, truth, title, protocol=protocol, split=split, allow_missing=allow_missing, resamples=resamples,
+        seed=seed, device=device, say=say,
+    )  # fmt: skip
+    typer.echo(f"{html} ({html.stat().st_size / 1e6:.1f} MB), {text}")
