@@ -46,6 +46,9 @@ def features(
     ] = None,
     clip_seconds: Annotated[float | None, typer.Option(help="Length of a clip. [the dataset's]")] = None,
     device: Device = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="Of the video encoder: fp32, tf32 or bf16; auto is bf16 on CUDA, fp32 elsewhere.")
+    ] = "auto",
     workers: Annotated[
         str | None,
         typer.Option(help="Worker processes, or a range such as 2-8; 0: in this process. [one per core or GPU]"),
@@ -87,7 +90,8 @@ def features(
         dataset, videos, annotations, out or Path("features") / dataset,
         video_encoder=video_encoder or ("swin_nano" if nano else "swin_t"), video_weights=video_weights,
         text_encoder=text_encoder or ("bert_nano" if nano else "bert-base-uncased"), clip_seconds=clip_seconds,
-        device=device, decoders=decoders, decode_memory_gib=decode_memory, decode_timeout_s=decode_timeout,
+        device=device, precision=precision, decoders=decoders, decode_memory_gib=decode_memory,
+        decode_timeout_s=decode_timeout,
     )  # fmt: skip
     if dry_run:
         _print_forecast(stage.forecast(retry_failed), stage.out)

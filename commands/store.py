@@ -96,7 +96,7 @@ def store_verify(
         typer.echo(problem.what + (f" (it holds {some(problem.ids)})" if problem.ids else ""))
     if problems:
         fail(f"{len(problems)} problems in {folder}; `rdmf store repair {folder}` mends what can be mended")
-    say(f"{folder}: every bit is as it was written")
+    typer.echo(f"{folder}: every bit is as it was written", err=json_to == "-")
 
 
 @app.command("repair", epilog="Example: rdmf store repair features/charades --videos ~/charades/videos")
@@ -111,23 +111,29 @@ def store_repair(
     ] = None,
 ) -> None:
     """Rebuild tables from the shards, and extract again what is broken or lost. Sound shards are not touched."""
+    from ..extract.workers import Workers
+
+    try:
+        Workers.parse(workers)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     from ..pipeline.repair import Means, repair
 
     with Bar("repairing") as bar:
         waiting = partial(say, "an extraction has this store: waiting until it has ended")
         means = Means(videos, video_weights, text_encoder, device, _read_so_far(bar), bar.extraction, waiting)
-        stores = repair(folder, means, workers)
-    for store in stores:
+        report = repair(folder, means, workers)
+    for store in report.stores:
         done = [*store.rebuilt, *([f"the features of {store.extracted:,} sources"] if store.extracted else [])]
         typer.echo(f"{store.folder}: " + (f"made again: {', '.join(done)}" if done else "nothing had to be made again"))
         for failure in store.lost[:SHOWN]:
             typer.echo(f"  {failure.id} has no features any more: {failure.reason}")
         if len(store.lost) > SHOWN:
             typer.echo(f"  and {len(store.lost) - SHOWN:,} more, in {store.folder / 'failures.parquet'}")
-    left = [store.problem for store in stores if store.problem]
-    for problem in left:
-        say(problem)
-    if left or any(store.lost for store in stores):
+    for problem in (*(store.problem for store in report.stores), *(manifest.what for manifest in report.manifests)):
+        if problem:
+            say(problem)
+    if not report.complete:
         fail(f"not all of {folder} could be repaired (see above)")
 
 

@@ -35,6 +35,8 @@ class VideoExtraction:
     weights: str | None
     clip_seconds: float
     device: str = "cpu"
+    precision: str = "auto"
+    """'fp32', 'tf32', 'bf16'; auto: bf16 on CUDA, fp32 elsewhere."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     """Of the decoding beside each encoder."""
     program: Sequence[str] = PROGRAM
@@ -44,14 +46,14 @@ class VideoExtraction:
         """The spec of the store. Raises ValueError for an unknown encoder or weights that cannot be had."""
         from .encoders import describe_video_encoder
 
-        spec, dim, _ = describe_video_encoder(self.encoder, self.weights)
+        spec, dim, _ = describe_video_encoder(self.encoder, self.weights, self.device, self.precision)
         return StoreSpec("video", **spec, clip_seconds=self.clip_seconds, dim=dim)
 
-    def __call__(self) -> Extractor:
+    def __call__(self) -> VideoExtractor:
         from .encoders import load_video_encoder
 
         one_thread_on_cpu(self.device)
-        encoder = load_video_encoder(self.encoder, self.weights, self.device)
+        encoder = load_video_encoder(self.encoder, self.weights, self.device, self.precision)
         return VideoExtractor(encoder, self.clip_seconds, self.limits, self.program)
 
 
@@ -191,9 +193,8 @@ def one_by_one(extract: Callable[[Source], Item]) -> Extractor:
     return lambda sources: map(outcome, sources)
 
 
-def extract_video(path: Path, encoder: VideoEncoder, clip_seconds: float) -> Item:
+def extract_video(path: Path, extractor: VideoExtractor) -> Item:
     """The features of one video file. Raises VideoError where it cannot be decoded."""
-    extractor = VideoExtractor(encoder, clip_seconds, DecodeLimits())
     try:
         (outcome,) = extractor([Source("video", str(path.absolute()))])
     finally:

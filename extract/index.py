@@ -66,8 +66,8 @@ def build_index(folder: Path, spec: StoreSpec, missing: Iterable[Failure] = ()) 
         if r.failure is None
     }
     failures = [(r.failure, number) for number, r in newest.values() if r.failure is not None]
-    told = [Failure(shown_id(f.id), f.stage, f.reason) for f in missing if f.id not in newest or f.stage == REFUSED]
-    failures += [(f, NO_SHARD) for f in sorted(told, key=lambda f: f.id)]
+    told = {shown_id(f.id): f for f in missing if f.id not in newest or f.stage == REFUSED}
+    failures += [(Failure(id_, told[id_].stage, told[id_].reason), NO_SHARD) for id_ in sorted(told)]
     return Index(items, tuple(failures), shard_sizes(folder))
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from .index import NO_SHARD, written_index
 from .layout import SPEC_FILE, StoreError, StoreSpec, parse_spec, read_spec, shard_files
 from .plan import Assigned, read_plan
-from .shard import changed_parts, read_shard, spec_of
+from .shard import read_shard, spec_of
 from .writer import atomic_write
 
 ASIDE = "damaged-"  # what the name of a damaged file then begins with
-NAMING_PARTS = {"ids", "stamps", "failure_ids", "failure_stamps", "failure_at"}
 
 
 def restore_spec(folder: Path) -> StoreSpec:
@@ -62,12 +62,10 @@ def assigned_sources(folder: Path, spec: StoreSpec, damaged: Collection[int]) ->
         indexed.pop(NO_SHARD, None)
     assigned = indexed | assigned
     for number in set(damaged) - assigned.keys():
-        try:
-            records = read_shard(shards[number], number, spec).records
-        except (StoreError, OSError):
-            continue
-        if not NAMING_PARTS & set(changed_parts(shards[number]) or ()):
-            assigned[number] = [(record.id, record.stamp) for record in records]
+        with suppress(StoreError, OSError):  # which it is, unless only its features are damaged
+            assigned[number] = [
+                (record.id, record.stamp) for record in read_shard(shards[number], number, spec).records
+            ]
     return {number: assigned[number] for number in sorted(assigned)}
 
 

@@ -1,6 +1,6 @@
 """One shard: features of many items in one HDF5 file, read through a memory map.
 
-    user block          512 bytes of text: the sha256 of everything after it
+    user block          text: where each part is, and its sha256 (checksums.py)
     values              float16 [rows, dim], all items one after another
     times_s             float64 [rows, 2], start and end of each clip (video only)
     offsets             int64 [items + 1]: item i has the rows offsets[i]:offsets[i + 1]
@@ -9,28 +9,24 @@
     failure_at          int64 [failures]: their places among all sources of the shard, so that these have one order
     spec                [1]: what store.json says, to restore that and the plan from shards alone
 
-Every dataset is contiguous and uncompressed, and carries the sha256 of its bytes as an attribute. The same
-items give the same bytes. Files are checked before they are believed: they may be damaged, or come from
-elsewhere.
+Every dataset is contiguous and uncompressed. The same items give the same bytes. Files are checked before they are
+believed: they may be damaged, or come from elsewhere.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from .checksums import BLOCK_BYTES, Extent, block_of, changed_parts, read_extents, read_part
 from .layout import FORMAT_VERSION, Failure, Item, StoreError, StoreSpec, check_source_id, parse_spec
 
-USER_BLOCK_BYTES = 512
 ITEM_PARTS = ("ids", "stamps", "source_sha256")
-FAILURE_PARTS = ("failure_ids", "failure_stages", "failure_reasons", "failure_stamps")
-PARTS = ("values", "times_s", "offsets", "duration_s", *ITEM_PARTS, *FAILURE_PARTS, "failure_at", "spec")
 CHECKED_BYTES = 1 << 24  # of the features looked at together
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError)  # what h5py makes of damage
 
@@ -113,17 +109,17 @@ def encode_shard(
     # names of their own, or HDF5 takes their files for one.
     with h5py.File(
         secrets.token_hex(8), "w", driver="core", backing_store=False, libver=("earliest", "v108"),
-        userblock_size=USER_BLOCK_BYTES, alignment_threshold=1, alignment_interval=64,
+        userblock_size=BLOCK_BYTES, alignment_threshold=1, alignment_interval=64,
     ) as file:  # fmt: skip
         file.attrs.update(format_version=FORMAT_VERSION, fingerprint=spec.fingerprint, shard=number)
         for name, array in arrays.items():
             if array.dtype.kind == "S":
                 array = array.astype(h5py.string_dtype("utf-8", array.itemsize))
-            dataset = file.create_dataset(name, data=array, track_times=False)
-            dataset.attrs["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
+            file.create_dataset(name, data=array, track_times=False)
         file.flush()
+        extents = {name: _place(file[name]) for name in arrays}
         image = file.id.get_file_image()
-    return _user_block(hashlib.sha256(image).hexdigest()), image
+    return block_of(image, extents), image
 
 
 def read_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
@@ -135,8 +131,14 @@ def read_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")  # to open a pipe would wait for ever
+        if (parts := changed_parts(path, unseen=("values",))) is not None:
+            raise _damaged(path, f"it was changed after it was written (in its {', '.join(parts)})")
+        with path.open("rb") as raw:
+            extents = read_extents(raw)
         with h5py.File(path, "r", locking=False) as file:
-            return _read(file, path, number, spec)
+            return _read(file, extents, path, number, spec)
+    except StoreError:
+        raise
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system said no (permission, too many open files): that is no damage
@@ -144,35 +146,21 @@ def read_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
 
 
 def check_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
-    """As `read_shard`, with every bit compared to its checksum and no more than CHECKED_BYTES in memory."""
-    if path.is_file() and (parts := changed_parts(path)) is not None:
-        raise _damaged(path, "it was changed after it was written" + (f" (in {', '.join(parts)})" if parts else ""))
+    """As `read_shard`, with the features checked too and no more than CHECKED_BYTES of them in memory."""
     shard = read_shard(path, number, spec)
+    if changed_parts(path) is not None:
+        raise _damaged(path, "it was changed after it was written (in its values)")
     values, rows = shard.map_values(), max(1, CHECKED_BYTES // (2 * shard.dim))
     if not all(np.isfinite(values[at : at + rows]).all() for at in range(0, shard.rows, rows)):
         raise _damaged(path, "it holds features that are not finite")
     return shard
 
 
-def changed_parts(path: Path) -> list[str] | None:
-    """None where every bit is as written; else the names of the datasets that are not, as far as they can be told."""
-    with path.open("rb") as raw:
-        block = raw.read(USER_BLOCK_BYTES)
-        if block == _user_block(hashlib.file_digest(raw, "sha256").hexdigest()):
-            return None
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return [name for name in PARTS if name in file and not _as_written(file, name)]
-    except UNREADABLE:
-        return []
-
-
 def spec_of(path: Path) -> StoreSpec | None:
-    """The spec of the store that a shard was written to, or None where that part of it is damaged."""
+    """The spec of the store that a shard was written to, None where that part of it is damaged."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return parse_spec(file["spec"][0], path) if _as_written(file, "spec") else None
-    except UNREADABLE:
+        return parse_spec(read_part(path, "spec"), path)
+    except (OSError, ValueError):
         return None
 
 
@@ -180,38 +168,29 @@ def _damaged(path: Path, how: str) -> StoreError:
     return StoreError(f"{path} is damaged: {how}; `rdmf store repair {path.parent}` extracts it again")
 
 
-def _as_written(file: h5py.File, name: str) -> bool:
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        return False
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        return False
-    at = dataset.id.get_offset()
-    content = b"" if at is None else np.memmap(file.filename, np.uint8, "r", at, dataset.nbytes).data
-    return bool(dataset.attrs["sha256"] == hashlib.sha256(content).hexdigest())
-
-
-def _read(file: h5py.File, path: Path, number: int, spec: StoreSpec) -> Shard:
+def _read(file: h5py.File, extents: Mapping[str, Extent], path: Path, number: int, spec: StoreSpec) -> Shard:
     if file.attrs["format_version"] != FORMAT_VERSION or file.attrs["shard"] != number:
         raise ValueError("it is another shard, or of another version")
     if file.attrs["fingerprint"] != spec.fingerprint:
         raise ValueError(f"it was made with other settings, fingerprint {file.attrs['fingerprint']!r}")
-    offsets = _part(file, "offsets", "<i8", (None,))[0][()]
+    offsets = _part(file, extents, "offsets", "<i8", (None,))[0][()]
     if not len(offsets) or offsets[0] != 0 or np.any(offsets[1:] <= offsets[:-1]):
         raise ValueError("its offsets do not ascend from 0")
     count, rows, video = len(offsets) - 1, int(offsets[-1]), spec.kind == "video"
-    _, values_at = _part(file, "values", "<f2", (rows, spec.dim))
-    times_at = _part(file, "times_s", "<f8", (rows, 2))[1] if video else None
-    durations = _part(file, "duration_s", "<f8", (count,))[0][()]
+    _, values_at = _part(file, extents, "values", "<f2", (rows, spec.dim))
+    times_at = _part(file, extents, "times_s", "<f8", (rows, 2))[1] if video else None
+    durations = _part(file, extents, "duration_s", "<f8", (count,))[0][()]
     if video and not np.all(np.isfinite(durations) & (durations > 0)):
         raise ValueError("a duration in it is not above 0 s")
 
-    ids, stamps, hashes = (_texts(file, name, count) for name in ITEM_PARTS)
+    ids, stamps, hashes = (_texts(file, extents, name, count) for name in ITEM_PARTS)
     seconds = durations.tolist() if video else [None] * count
     firsts, lengths = offsets[:-1].tolist(), np.diff(offsets).tolist()
     items = tuple(map(Record, ids, stamps, lengths, firsts, seconds, hashes))
-    failed = _texts(file, "failure_ids", None)
-    stages, reasons, signs = (_texts(file, f"failure_{p}", len(failed)) for p in ("stages", "reasons", "stamps"))
+    failed = _texts(file, extents, "failure_ids", None)
+    stages, reasons, signs = (
+        _texts(file, extents, f"failure_{p}", len(failed)) for p in ("stages", "reasons", "stamps")
+    )
     failures = tuple(
         Record(failure.id, stamp, failure=failure)
         for failure, stamp in zip(map(Failure, failed, stages, reasons), signs, strict=True)
@@ -220,7 +199,7 @@ def _read(file: h5py.File, path: Path, number: int, spec: StoreSpec) -> Shard:
         raise ValueError("an id is in it twice")
     for id_ in (*ids, *failed):
         check_source_id(id_)
-    places = _part(file, "failure_at", "<i8", (len(failed),))[0][()]
+    places = _part(file, extents, "failure_at", "<i8", (len(failed),))[0][()]
     total = count + len(failed)
     if len(failed) and (places[0] < 0 or places[-1] >= total or np.any(places[1:] <= places[:-1])):
         raise ValueError("the places of its failures do not ascend")
@@ -229,11 +208,13 @@ def _read(file: h5py.File, path: Path, number: int, spec: StoreSpec) -> Shard:
     return Shard(path, spec.dim, tuple(by_place[i] for i in range(total)), rows, values_at, times_at)
 
 
-def _part(file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...]) -> tuple[h5py.Dataset, int]:
+def _part(
+    file: h5py.File, extents: Mapping[str, Extent], name: str, dtype: str, shape: tuple[int | None, ...]
+) -> tuple[h5py.Dataset, int]:
     """A dataset and the byte at which it begins in the file, in which its bytes must lie as they are.
 
     A linked, external, virtual, chunked or compressed dataset is refused: it is elsewhere, or has no one
-    offset.
+    offset. So is one that lies elsewhere than its checksum says.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
         raise ValueError(f"it has no dataset {name} of its own")
@@ -245,24 +226,24 @@ def _part(file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...])
         raise ValueError(f"its {name} is {dataset.dtype} {dataset.shape}, expected {dtype} {shape}")
     if any(want not in (None, got) for want, got in zip(shape, dataset.shape, strict=True)):
         raise ValueError(f"its {name} has shape {dataset.shape}, expected {shape}")
-    if not dataset.size:
-        return dataset, 0  # no bytes, no place
-    offset = dataset.id.get_offset()
-    if offset is None or not USER_BLOCK_BYTES <= offset <= Path(file.filename).stat().st_size - dataset.nbytes:
-        raise ValueError(f"its {name} does not lie inside the file")
-    return dataset, int(offset)
+    start, end = _place(dataset)
+    inside = start >= BLOCK_BYTES and end - start == dataset.nbytes and end <= Path(file.filename).stat().st_size
+    if not inside or name not in extents or (start, end) != extents[name][:2]:
+        raise ValueError(f"its {name} does not lie where it should")
+    return dataset, start
 
 
-def _texts(file: h5py.File, name: str, count: int | None) -> list[str]:
-    return [raw.decode("utf-8") for raw in _part(file, name, "|S", (count,))[0][()].tolist()]
+def _place(dataset: h5py.Dataset) -> tuple[int, int]:
+    """Its first byte in the file, and the one after its last; one without bytes has no place."""
+    start = dataset.id.get_offset() if dataset.size else None
+    return (BLOCK_BYTES, BLOCK_BYTES) if start is None else (start, start + dataset.nbytes)
+
+
+def _texts(file: h5py.File, extents: Mapping[str, Extent], name: str, count: int | None) -> list[str]:
+    return [raw.decode("utf-8") for raw in _part(file, extents, name, "|S", (count,))[0][()].tolist()]
 
 
 def _strings(texts: list[str]) -> np.ndarray:
     """Fixed-length UTF-8, so that the bytes of the array are the bytes in the file."""
     encoded = [text.encode("utf-8", "replace") for text in texts]
     return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
-
-
-def _user_block(digest: str) -> bytes:
-    text = f"rdmf shard {FORMAT_VERSION}, HDF5 after {USER_BLOCK_BYTES} bytes\nsha256 of the rest {digest}\n"
-    return text.encode().ljust(USER_BLOCK_BYTES, b"\0")

@@ -105,7 +105,8 @@ class VideoEncoder:
     def _on_device(self, block: np.ndarray) -> Tensor:
         clips = torch.from_numpy(block)
         # from pinned memory the copy is asynchronous; it is given out again when the copy is over
-        return clips.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else clips
+        pinned = clips.pin_memory() if self.device.type == "cuda" else clips
+        return pinned.to(self.device, non_blocking=True)
 
     @cached_property
     def _run(self) -> Callable[[Tensor], Tensor]:

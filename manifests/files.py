@@ -90,8 +90,7 @@ def read_manifest(path: str | Path) -> Manifest:
     damaged = f"{path} is damaged or was changed by another tool; make it again with `rdmf features`"
     data = path.read_bytes()
     try:
-        table = pq.read_table(pa.BufferReader(data))
-        header = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
+        header = json.loads((pq.read_schema(pa.BufferReader(data)).metadata or {}).get(_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{damaged} ({str(error).splitlines()[0] if str(error) else error!r})") from error
     if not isinstance(header, dict):
@@ -99,7 +98,10 @@ def read_manifest(path: str | Path) -> Manifest:
     if header.get("format_version") != FORMAT_VERSION:
         version = header.get("format_version")
         raise ValueError(f"expected manifest format {FORMAT_VERSION} in {path}, got {version!r}; make it again")
-    if not table.schema.equals(_SCHEMA) or not is_sealed(data):
+    if not is_sealed(data):  # the pages of a damaged table are not even unpacked
+        raise ValueError(damaged)
+    table = pq.read_table(pa.BufferReader(data))
+    if not table.schema.equals(_SCHEMA):
         raise ValueError(damaged)
     rows = table.to_pylist()
     videos = {row["vid"]: Video(row["vid"], row["duration_s"]) for row in rows}

@@ -35,8 +35,9 @@ def stacked(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def method(comparison: Comparison) -> str:
     """How the numbers came about, in one paragraph."""
     queries, videos = max(t.queries for t in comparison.tests), max(t.videos for t in comparison.tests)
+    baselines = ", ".join(name for name in comparison.seeds if name != comparison.system)
     return (
-        f"{comparison.system} against {', '.join(list(comparison.seeds)[1:])} on {comparison.dataset} {comparison.split}: "
+        f"{comparison.system} against {baselines} on {comparison.dataset} {comparison.split}: "
         f"{queries} queries about {videos} videos. {comparison.ap}. Numbers in percent; intervals and the bootstrap "
         f"p-value resample whole videos ({comparison.resamples} times, seed {comparison.seed}), the t-test pairs "
         "queries; both p-values are corrected by Holm's method over the baselines of a metric; d_z is Cohen's effect "

@@ -40,7 +40,8 @@ def extraction_for(
         extraction = CaptionExtraction(bert, spec.clip_seconds, device)
     else:
         weights = "random" if spec.weights.get("random") else video_weights
-        extraction = VideoExtraction(encoder_name(spec), weights, spec.clip_seconds, device)
+        precision = str(spec.weights.get("precision", "fp32"))
+        extraction = VideoExtraction(encoder_name(spec), weights, spec.clip_seconds, device, precision)
     here = extraction.spec()
     if _identity(here) != _identity(spec):
         raise ValueError(

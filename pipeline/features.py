@@ -149,12 +149,14 @@ def prepare_features(
     text_encoder: str = "bert-base-uncased",
     clip_seconds: float | None = None,
     device: str = "cpu",
+    precision: str = "auto",
     decoders: int | None = None,
     decode_memory_gib: float = DecodeLimits.memory_gib,
     decode_timeout_s: float = DecodeLimits.seconds,
 ) -> StageOne:
     """Read the annotations, find the videos, choose the encoders.
 
+    precision: of the video encoder, see `VideoExtraction`.
     decoders: decoding processes beside each encoder; None: 1, or with GPUs the cores that each GPU has.
 
     Raises ValueError on annotations that cannot be used, a folder without any of the videos, or options that
@@ -176,7 +178,7 @@ def prepare_features(
         video = CaptionExtraction(video_encoder.removeprefix(CAPTIONS), manifest.clip_seconds, device)
         sources = caption_sources(videos, manifest)
     else:
-        video = VideoExtraction(video_encoder, video_weights, manifest.clip_seconds, device, limits)
+        video = VideoExtraction(video_encoder, video_weights, manifest.clip_seconds, device, precision, limits)
         found, missing = locate(manifest, videos)
         absent = [Failure(vid, "missing", f"no video file of this name in {videos}") for vid in missing]
         sources = VideoSources(str(videos), [Source(vid, str(path)) for vid, path in found.items()], absent, [])

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..extract.encoders import encoder_name, load_text_encoder, load_video_encoder, usable_device
-from ..extract.extractors import extract_video
+from ..extract.encoders import usable_device
+from ..extract.extractors import VideoExtraction, extract_video
 from ..extract.imports import IMPORTED
-from ..extract.layout import Item, StoreSpec
+from ..extract.layout import Item, Source, StoreSpec
 from ..manifests.schema import Query
 from .checkpoint import RunInfo, load_best, load_run_info
 from .dataset import Clips, Example
+from .encoder_of import extraction_for
 from .inference import Found, ask
-
-SHIPPED = "shipped with rdmf"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def predict(
     info = load_run_info(run)
     _refuse_imported(info)
     model = load_best(run, info).to(usable_device(device))
-    clips = _encode_video(video, info, video_weights, device)
+    clips = _encode_video(video, info, video_weights, text_encoder, device)
     words = _encode_sentences(sentences, info.text_spec, text_encoder, device)
     nothing = torch.zeros(len(clips.values))
     examples = [
@@ -92,14 +91,13 @@ def _refuse_imported(info: RunInfo) -> None:
             )
 
 
-def _encode_video(video: Path, info: RunInfo, weights: str | None, device: str) -> Clips:
+def _encode_video(video: Path, info: RunInfo, weights: str | None, text_encoder: str | None, device: str) -> Clips:
     parts: list[Item] = []
     for spec in info.video_specs:
-        assert spec.clip_seconds is not None
-        given = "random" if spec.weights.get("random") else weights
-        encoder = load_video_encoder(encoder_name(spec), given, device)
-        _same_encoder(spec, encoder.spec, "--video-weights FILE")
-        parts.append(extract_video(video, encoder, spec.clip_seconds))
+        extraction = extraction_for(spec, weights, text_encoder, device)
+        if not isinstance(extraction, VideoExtraction):
+            raise ValueError(f"the run was trained on {spec.encoder}, captions of each clip: a video file has none")
+        parts.append(extract_video(video, extraction()))
     rows = min(len(part.values) for part in parts)
     # through float16, as the store would have it: the model sees what it was trained on
     values = np.concatenate([part.values[:rows].astype(np.float16) for part in parts], axis=1)
@@ -111,17 +109,9 @@ def _encode_video(video: Path, info: RunInfo, weights: str | None, device: str) 
 def _encode_sentences(
     sentences: Sequence[str], spec: StoreSpec, text_encoder: str | None, device: str
 ) -> list[torch.Tensor]:
-    source = spec.weights.get("source", spec.encoder)
-    encoder = load_text_encoder(text_encoder or (spec.encoder if source == SHIPPED else source), device)
-    _same_encoder(spec, encoder.spec, "--text-encoder FOLDER")
-    return [torch.from_numpy(values.astype(np.float16)).float() for values in encoder.encode(list(sentences))]
-
-
-def _same_encoder(trained_on: StoreSpec, here: dict[str, Any], option: str) -> None:
-    there = trained_on.weights.get("sha256"), trained_on.preprocessing
-    if (here["weights"].get("sha256"), here["preprocessing"]) != there:
-        raise ValueError(
-            f"the run was trained on features of {trained_on.encoder} with weights sha256 {str(there[0])[:12]}..., but "
-            f"{here['encoder']} here has {str(here['weights'].get('sha256'))[:12]}... or is fed differently; give the "
-            f"weights it was trained on with {option}"
-        )
+    extraction = extraction_for(spec, None, text_encoder, device)
+    items = extraction()([Source(str(i), sentence) for i, sentence in enumerate(sentences)])
+    values = {item.id: item.values for item in items if isinstance(item, Item)}
+    if len(values) != len(sentences):
+        raise ValueError("expected sentences of at least one word each")
+    return [torch.from_numpy(values[str(i)].astype(np.float16)).float() for i in range(len(sentences))]

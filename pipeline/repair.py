@@ -14,22 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..extract.index import build_index, missing_sources, write_index, written_index
-from ..extract.layout import (
-    FAILURES_FILE,
-    INDEX_FILE,
-    PLAN_FILE,
-    SPEC_FILE,
-    Failure,
-    Source,
-    StoreError,
-    StoreSpec,
-    shard_name,
-)
+from ..extract.layout import SPEC_FILE, Failure, Source, StoreError, StoreSpec, shard_name
 from ..extract.mend import ASIDE, assigned_sources, restore_spec, set_aside
+from ..extract.parts import clear_parts
 from ..extract.plan import Assigned, read_plan, refused_sources, write_plan
 from ..extract.reader import FeatureStore, find_stores
 from ..extract.schedule import Progress, extract_store
-from ..extract.verify import OnBytes, Problem, absent_shards, damaged_shards, verify_store
+from ..extract.verify import TABLES, OnBytes, Problem, absent_shards, damaged_shards, verify_store
 from ..extract.workers import Workers, visible_gpus
 from ..extract.writer import locked_store
 from ..manifests.files import read_manifest
@@ -37,7 +28,7 @@ from ..manifests.schema import Manifest
 from .encoder_of import Extraction, NotComputable, extraction_for
 from .sources_of import MANIFEST, find_sources, ids_of
 
-NOT_SHARDS = (SPEC_FILE, PLAN_FILE, INDEX_FILE, FAILURES_FILE)
+LOST = "damaged"  # the stage of a source whose features are lost and cannot be computed
 
 
 @dataclass(frozen=True)
@@ -66,9 +57,23 @@ class StoreRepair:
     extracted: int = 0
     """Sources that were extracted again and have features."""
     lost: tuple[Failure, ...] = ()
-    """Sources that had features and have none now, and why; failures.parquet has them too."""
+    """Sources that had features, as far as is known, and have none now; failures.parquet says so too."""
     problem: str | None = None
     """What is still to be done; None where nothing is."""
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What `repair` did."""
+
+    stores: tuple[StoreRepair, ...]
+    manifests: tuple[Problem, ...]
+    """Manifests that cannot be made again from what is in the folder."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is as it was."""
+        return not self.manifests and not any(store.problem or store.lost for store in self.stores)
 
 
 def verify_features(folder: Path, on_bytes: OnBytes = lambda done, total: None) -> list[Problem]:
@@ -77,25 +82,18 @@ def verify_features(folder: Path, on_bytes: OnBytes = lambda done, total: None) 
     Raises ValueError where there are no stores.
     """
     stores = _stores(folder)
-    problems = []
-    for path in dict.fromkeys(_manifest_of(store) for store in stores):
-        if stores == [folder] and not path.exists():
-            continue  # a store on its own
-        try:
-            read_manifest(path)
-        except ValueError as error:
-            problems.append(Problem(path, f"{error} with the same settings: it reuses the features"))
-    return problems + [problem for store in stores for problem in verify_store(store, on_bytes)]
+    return _manifest_problems(folder, stores) + [p for store in stores for p in verify_store(store, on_bytes)]
 
 
-def repair(folder: Path, means: Means | None = None, workers: str | None = None) -> list[StoreRepair]:
+def repair(folder: Path, means: Means | None = None, workers: str | None = None) -> RepairReport:
     """Mend the stores below a folder, or the one that it is. Sound shards are not touched.
 
     Raises ValueError where there are no stores, OSError where they cannot be written.
     """
-    means = means or Means()
+    means, stores = means or Means(), _stores(folder)
     with Workers.parse(workers, gpus=visible_gpus(means.device)) as crew:
-        return [_repair_store(store, means, crew) for store in _stores(folder)]
+        mended = tuple(_repair_store(store, means, crew) for store in stores)
+    return RepairReport(mended, tuple(_manifest_problems(folder, stores)))
 
 
 class _Damage(NamedTuple):
@@ -142,16 +140,19 @@ def _repair_store(folder: Path, means: Means, crew: Workers) -> StoreRepair:
         except ValueError as error:
             problem = f"{shards} in {folder} cannot be extracted again and was left as it is: {error}"
             return StoreRepair(folder, _changed(folder, before), problem=problem)
-        for number in damage.broken:
-            set_aside(folder / shard_name(number))
+        for name in (*map(shard_name, damage.broken), *TABLES):
+            if name not in TABLES or not (folder / name).is_file():
+                set_aside(folder / name)
         _write_tables(folder, spec, damage.assigned, damage.refused, [*damage.missing, *again.gone])
+        if not damage.broken:
+            clear_parts(folder, spec)
     if again.extraction is not None:
         extract_store(
             folder, spec, again.sources, again.extraction, crew, retry_failures=True, rehash=True,
             on_progress=partial(means.on_progress, spec.kind), on_wait=means.on_wait,
         )  # fmt: skip
         with locked_store(folder, spec, means.on_wait):
-            plan, missing = read_plan(folder, spec), missing_sources(folder, spec)
+            plan, missing = read_plan(folder, spec), [*missing_sources(folder, spec), *damage.refused]
             _write_tables(folder, spec, plan, damage.refused, missing)
     store = FeatureStore.open(folder)
     failures = {failure.id: failure for failure in store.failures}
@@ -159,7 +160,8 @@ def _repair_store(folder: Path, means: Means, crew: Workers) -> StoreRepair:
     if not lost:
         for number in damage.broken:
             for path in folder.glob(f"{ASIDE}{shard_name(number)}*"):
-                path.unlink()
+                if not path.is_dir():
+                    path.unlink()
     extracted = sum(id_ in store for id_ in damage.wanted)
     return StoreRepair(folder, _changed(folder, before), extracted, lost, again.problem)
 
@@ -188,7 +190,7 @@ def _diagnose(folder: Path, spec: StoreSpec, manifest: Manifest | None, on_bytes
         untold,
         missing,
         refused_sources(folder, spec),
-        frozenset(() if index is None else (failure.id for failure, _ in index.failures)),
+        frozenset(() if index is None else (failure.id for failure, _ in index.failures if failure.stage != LOST)),
     )
 
 
@@ -202,7 +204,7 @@ def _again(spec: StoreSpec, damage: _Damage, manifest: Manifest | None, means: M
         extraction = extraction_for(spec, means.video_weights, means.text_encoder, means.device)
     except NotComputable as error:
         what = f"{error}; import them again with `rdmf store import`"
-        gone = [Failure(id_, "damaged", f"its shard was damaged or lost: {what}") for id_ in damage.wanted]
+        gone = [Failure(id_, LOST, f"its shard was damaged or lost: {what}") for id_ in damage.wanted]
         return _Again(gone=gone, problem=what)
     sources, gone = find_sources(spec, damage.wanted, manifest, means.videos)
     return _Again(extraction, sources, gone)
@@ -233,6 +235,18 @@ def _stores(folder: Path) -> list[Path]:
     return stores
 
 
+def _manifest_problems(folder: Path, stores: Sequence[Path]) -> list[Problem]:
+    problems = []
+    for path in dict.fromkeys(_manifest_of(store) for store in stores):
+        if stores == [folder] and not path.exists():
+            continue  # a store on its own
+        try:
+            read_manifest(path)
+        except ValueError as error:
+            problems.append(Problem(path, f"{error} (with the same settings it reuses the features)"))
+    return problems
+
+
 def _manifest_of(store: Path) -> Path:
     return store.parent.parent / MANIFEST
 
@@ -245,7 +259,7 @@ def _manifest(store: Path) -> Manifest | None:
 
 
 def _contents(folder: Path) -> dict[str, bytes | None]:
-    paths = ((name, folder / name) for name in NOT_SHARDS)
+    paths = ((name, folder / name) for name in (SPEC_FILE, *TABLES))
     return {name: path.read_bytes() if path.is_file() else None for name, path in paths}
 
 

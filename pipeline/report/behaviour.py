@@ -202,10 +202,11 @@ def cases(report: Report) -> Section | None:
         _cases_table(report, "Best: the highest IoU, then the most confident.", found.best),
     ]
     share = 100 * found.wrong / found.judged
+    seed = " (first seed)" if len(report.judged.systems[0].results) > 1 else ""
     return Section(
         "Best and worst cases", "cases",
-        [f"Of the first windows of {found.system}, {found.wrong:,} of {found.judged:,} ({share:.1f}%) show another "
-         f"moment (IoU below {WRONG:g})."],
+        [f"Of the first windows of {found.system}{seed}, {found.wrong:,} of {found.judged:,} ({share:.1f}%) show "
+         f"another moment (IoU below {WRONG:g})."],
         tables=[table for table in tables if table.rows],
     )  # fmt: skip
 

@@ -198,7 +198,7 @@
       body.append(make("tr", {}, name, make("td", {}, String(rank + 1)), ...cells.map((cell) => make("td", { class: "number" }, cell))));
     }));
     const scaled = query.answers.some((answer, i) => answer.saliency.length && !systems[i].probabilities);
-    const note = scaled ? [make("p", { class: "note" }, "Scores that are no probabilities are scaled to their range in this video.")] : [];
+    const note = scaled ? [make("p", { class: "note" }, "Clip scores that are no probabilities are scaled to their range in this video.")] : [];
     const table = make("table", {}, make("thead", {}, head), body);
     const fold = make("details", unfolded ? { open: "" } : {}, make("summary", {}, "Windows in numbers"), table);
     fold.addEventListener("toggle", () => { unfolded = fold.open; });

@@ -97,7 +97,10 @@ class FakeStores:
     @classmethod
     def extract_text(cls, folder: Path, sentences: Mapping[str, str], **options: Any) -> Receipt:
         """Bring a store of sentences up to date; by id."""
-        sources = [Source(id_, sentence) for id_, sentence in sentences.items()]
+        return cls.extract_text_sources(folder, [Source(*item) for item in sentences.items()], **options)
+
+    @classmethod
+    def extract_text_sources(cls, folder: Path, sources: Sequence[Source], **options: Any) -> Receipt:
         return extract_store(folder, cls.TEXT, sources, cls.text_extractor, **options)
 
     @staticmethod

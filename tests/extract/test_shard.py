@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rdmf.extract import shard
+from rdmf.extract.checksums import BLOCK_BYTES, block_of, changed_parts
 from rdmf.extract.layout import Failure, Item, Source, StoreError, shard_files
 from rdmf.extract.shard import check_shard, encode_shard, read_shard, spec_of
 
@@ -108,6 +109,14 @@ HOSTILE: dict[str, Callable[[h5py.File], None]] = {
 }
 
 
+def place(file: h5py.File, name: str) -> tuple[int, int] | None:
+    """Where a dataset is that is in one piece in the file."""
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or (at := dataset.id.get_offset()) is None:
+        return None
+    return (at, at + dataset.nbytes) if at >= BLOCK_BYTES else (BLOCK_BYTES, BLOCK_BYTES)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_shard_is_refused(fake, filled: Path, name: str) -> None:
     path = filled / "shard-00001.h5"
@@ -115,6 +124,11 @@ def test_a_hostile_shard_is_refused(fake, filled: Path, name: str) -> None:
     read_shard(path, 1, fake.VIDEO)
     with h5py.File(path, "r+") as file:
         HOSTILE[name](file)
+    with h5py.File(path) as file:  # with checksums that fit: what is wrong is the content
+        places = {name: place(file, name) for name in file if file.get(name, getlink=True).__class__ is h5py.HardLink}
+    image = path.read_bytes()[BLOCK_BYTES:]
+    path.write_bytes(block_of(image, {name: found for name, found in places.items() if found}) + image)
+    assert changed_parts(path) is None
     with pytest.raises(StoreError, match=r"shard-00001\.h5 is damaged"):
         read_shard(path, 1, fake.VIDEO)
 

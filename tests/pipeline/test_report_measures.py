@@ -195,7 +195,7 @@ def test_runs_are_opened_taken_apart_and_set_beside_each_other(runs: dict[str, P
 
 
 def test_settings_that_differ_are_named_as_in_the_paper(
-    tiny_features: Path, tiny_config: Config, tmp_path: Path, runs: dict[str, Path]
+    tiny_features: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     tree = tiny_config.model_dump()
     tree["training"] |= {"epochs": 1, "seed": 3}
