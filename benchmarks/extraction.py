@@ -4,8 +4,8 @@
 
 loop: clips per second of `extract_store` (workers, decoding processes, the store) against what people write by hand:
 one process, decord's `get_batch` for all frames of a video (clip by clip it decodes the overlap again), resize, encode,
-np.savez per video; with the nano encoder, where decoding counts, and with Video Swin T, where it does not (torchvision's
-swin3d_t, where that is installed).
+np.savez per video; with the nano encoder, where decoding counts, and with Video Swin T, where it does not
+(torchvision's swin3d_t, where that is installed).
 The same weights, clips and frames per clip; both use all cores; in turn, `--repeat` times.
 growth: seconds and peak memory (of the largest process, and of all together) with the nano encoder. Linear time is the
 same milliseconds per clip in every line, flat memory the same megabytes.
@@ -152,7 +152,7 @@ def peak_memory() -> Iterator[list[float]]:
     peak, done, me = [0.0, 0.0], threading.Event(), psutil.Process()
 
     def watch() -> None:
-        while not done.wait(0.2):
+        while not done.wait(1.0):
             sizes = []
             for child in me.children(recursive=True):
                 with contextlib.suppress(psutil.Error):

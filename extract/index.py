@@ -7,14 +7,14 @@ counting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .layout import FAILURES_FILE, INDEX_FILE, REFUSED, Failure, StoreSpec, shard_files, shown_id
 from .plan import refused_sources
-from .shard import Record, read_shard
+from .shard import Record, Shard, read_shard
 from .tables import read_table, write_table
 
 NO_SHARD = -1  # of a failure that the caller reported: nothing was tried
@@ -49,15 +49,19 @@ class Index:
     """Name and size in bytes of every shard this was made from."""
 
 
-def build_index(folder: Path, spec: StoreSpec, missing: Iterable[Failure] = ()) -> Index:
+def build_index(
+    folder: Path, spec: StoreSpec, missing: Iterable[Failure] = (), shards: Mapping[int, Shard] | None = None
+) -> Index:
     """The index of the shards that are there. `missing` are failures of sources that no shard knows; one that was
-    refused for its id stays, even where another source of that id is known.
+    refused for its id stays, even where another source of that id is known. `shards`: if they have been read.
 
     Raises StoreError for a shard that cannot be read.
     """
     newest: dict[str, tuple[int, Record]] = {}
-    for number, path in shard_files(folder).items():
-        for record in read_shard(path, number, spec).records:
+    if shards is None:
+        shards = {number: read_shard(path, number, spec) for number, path in shard_files(folder).items()}
+    for number, shard in shards.items():
+        for record in shard.records:
             newest.pop(record.id, None)  # so that the order is that of the newest records
             newest[record.id] = (number, record)
     items = {

@@ -150,9 +150,12 @@ def check_shard(path: Path, number: int, spec: StoreSpec) -> Shard:
     shard = read_shard(path, number, spec)
     if changed_parts(path) is not None:
         raise _damaged(path, "it was changed after it was written (in its values)")
-    values, rows = shard.map_values(), max(1, CHECKED_BYTES // (2 * shard.dim))
-    if not all(np.isfinite(values[at : at + rows]).all() for at in range(0, shard.rows, rows)):
-        raise _damaged(path, "it holds features that are not finite")
+    bits, rows = shard.map_values().view("<u2"), max(1, CHECKED_BYTES // (2 * shard.dim))
+    for at in range(0, shard.rows, rows):
+        if (
+            np.max(bits[at : at + rows] & 0x7FFF) >= 0x7C00
+        ):  # infinite, or no number; np.isfinite takes 20 times as long
+            raise _damaged(path, "it holds features that are not finite")
     return shard
 
 
@@ -216,9 +219,9 @@ def _part(
     A linked, external, virtual, chunked or compressed dataset is refused: it is elsewhere, or has no one
     offset. So is one that lies elsewhere than its checksum says.
     """
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"it has no dataset {name} of its own")
-    dataset = file[name]
     created = dataset.id.get_create_plist()
     if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count() or created.get_nfilters():
         raise ValueError(f"its {name} is not stored contiguous and uncompressed in the file itself")

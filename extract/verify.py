@@ -25,7 +25,7 @@ from .layout import (
 )
 from .mend import assigned_sources, spec_of_shards
 from .plan import PLAN_COLUMNS, Assigned
-from .shard import check_shard
+from .shard import Shard, check_shard
 from .tables import read_table
 
 TABLES = {PLAN_FILE: PLAN_COLUMNS, INDEX_FILE: INDEX_COLUMNS, FAILURES_FILE: FAILURE_COLUMNS}
@@ -55,34 +55,41 @@ def verify_store(folder: Path, on_bytes: OnBytes = lambda done, total: None) -> 
         if restored is None:
             return problems
         spec = restored
-    damaged = damaged_shards(folder, spec, on_bytes)
+    sound, damaged = check_shards(folder, spec, on_bytes)
     assigned = assigned_sources(folder, spec, damaged)
-    unusable = absent_shards(folder, assigned) | damaged
+    unusable = absent_shards(folder, assigned) | {number: str(error) for number, error in damaged.items()}
     for number in sorted(unusable):
         ids = tuple(id_ for id_, _ in assigned.get(number, ()))
         problems.append(Problem(folder / shard_name(number), unusable[number], ids))
-    return problems + _verify_tables(folder, spec, sound=not damaged)
+    return problems + _verify_tables(folder, spec, None if damaged else sound)
 
 
-def damaged_shards(folder: Path, spec: StoreSpec, on_bytes: OnBytes = lambda done, total: None) -> dict[int, str]:
-    """The shards that are there and not as written, by number, and how."""
+def check_shards(
+    folder: Path, spec: StoreSpec, on_bytes: OnBytes = lambda done, total: None
+) -> tuple[dict[int, Shard], dict[int, StoreError | OSError]]:
+    """The shards that are as written, by number, and those that are not; OSError: that the system does not let read."""
 
-    def damage(number: int, path: Path) -> str | None:
+    def check(number: int, path: Path) -> Shard | StoreError | OSError:
         try:
-            check_shard(path, number, spec)
-        except (StoreError, OSError) as error:
-            return str(error)
-        return None
+            return check_shard(path, number, spec)
+        except StoreError as error:
+            return error
+        except OSError as error:
+            return OSError(error.errno, f"{path} cannot be read ({error.strerror or error}); see to that first")
 
     shards, sizes = shard_files(folder), shard_sizes(folder)
-    found, done = {}, 0
+    sound: dict[int, Shard] = {}
+    damaged: dict[int, StoreError | OSError] = {}
+    done = 0
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # Python's lock is free while bytes are hashed
-        for number, what in zip(shards, pool.map(damage, shards, shards.values()), strict=True):
+        for number, found in zip(shards, pool.map(check, shards, shards.values()), strict=True):
             done += sizes[shard_name(number)]
             on_bytes(done, sum(sizes.values()))
-            if what is not None:
-                found[number] = what
-    return found
+            if isinstance(found, Shard):
+                sound[number] = found
+            else:
+                damaged[number] = found
+    return sound, damaged
 
 
 def absent_shards(folder: Path, assigned: Assigned) -> dict[int, str]:
@@ -96,19 +103,19 @@ def absent_shards(folder: Path, assigned: Assigned) -> dict[int, str]:
     }
 
 
-def _verify_tables(folder: Path, spec: StoreSpec, sound: bool) -> list[Problem]:
-    """sound: whether the shards are, for the index to be compared with them."""
+def _verify_tables(folder: Path, spec: StoreSpec, shards: dict[int, Shard] | None) -> list[Problem]:
+    """shards: all, for the index to be compared with; None where some are damaged."""
     repair = f"`rdmf store repair {folder}` makes it again from the shards"
     problems = [
         Problem(path, f"{path} is {'damaged' if path.exists() else 'not there'}; {repair}")
         for path, kinds in ((folder / name, kinds) for name, kinds in TABLES.items())
         if read_table(path, spec, kinds) is None
     ]
-    if problems or not sound:
+    if problems or shards is None:
         return problems
     written = written_index(folder, spec)
     known = () if written is None else (failure for failure, shard in written.failures if shard == NO_SHARD)
-    if written is None or written != build_index(folder, spec, known):
+    if written is None or written != build_index(folder, spec, known, shards):
         path = folder / INDEX_FILE
         problems.append(Problem(path, f"{path} or {FAILURES_FILE} does not fit the shards; {repair}"))
     return problems

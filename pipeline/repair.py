@@ -20,7 +20,7 @@ from ..extract.parts import clear_parts
 from ..extract.plan import Assigned, read_plan, refused_sources, write_plan
 from ..extract.reader import FeatureStore, find_stores
 from ..extract.schedule import Progress, extract_store
-from ..extract.verify import TABLES, OnBytes, Problem, absent_shards, damaged_shards, verify_store
+from ..extract.verify import TABLES, OnBytes, Problem, absent_shards, check_shards, verify_store
 from ..extract.workers import Workers, visible_gpus
 from ..extract.writer import locked_store
 from ..manifests.files import read_manifest
@@ -167,7 +167,10 @@ def _repair_store(folder: Path, means: Means, crew: Workers) -> StoreRepair:
 
 
 def _diagnose(folder: Path, spec: StoreSpec, manifest: Manifest | None, on_bytes: OnBytes) -> _Damage:
-    damaged = damaged_shards(folder, spec, on_bytes)
+    _, damaged = check_shards(folder, spec, on_bytes)
+    for error in damaged.values():
+        if isinstance(error, OSError):
+            raise error  # not known to be damaged
     assigned = assigned_sources(folder, spec, damaged)
     broken = sorted(damaged.keys() | absent_shards(folder, assigned).keys())
     untold = not damaged.keys() <= assigned.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rdmf.extract import shard
+from rdmf.extract import checksums, shard
 from rdmf.extract.checksums import BLOCK_BYTES, block_of, changed_parts
 from rdmf.extract.layout import Failure, Item, Source, StoreError, shard_files
 from rdmf.extract.shard import check_shard, encode_shard, read_shard, spec_of
@@ -37,15 +38,34 @@ def test_a_shard_keeps_the_order_of_its_sources_and_the_spec_of_its_store(fake, 
 
 
 def test_checking_a_shard_holds_little_of_it_in_memory(fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.extract_text(tmp_path, {f"q{i}": "a b c d e" for i in range(50)})
-    seen = []
-    finite = np.isfinite
-    monkeypatch.setattr(shard, "CHECKED_BYTES", 120)
-    monkeypatch.setattr(np, "isfinite", lambda values: seen.append(np.shape(values)) or finite(values))
-    for number, path in shard_files(tmp_path).items():
-        check_shard(path, number, fake.TEXT)
-    assert sum(shape[0] for shape in seen) == 250
-    assert max(shape[0] for shape in seen) == 10  # rows of 12 bytes
+    fake.extract_text(tmp_path, {"long": "word " * 400_000})
+    path = tmp_path / "shard-00000.h5"
+    assert path.stat().st_size > 4_000_000
+    monkeypatch.setattr(shard, "CHECKED_BYTES", 60_000)
+    monkeypatch.setattr(checksums, "CHUNK_BYTES", 60_000)
+    tracemalloc.start()
+    check_shard(path, 0, fake.TEXT)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("value", "sound"), [(65504, True), (-65504, True), (np.inf, False), (-np.inf, False), (np.nan, False)]
+)
+def test_features_that_are_not_finite_are_found_though_all_checksums_fit(
+    fake, filled: Path, value, sound: bool
+) -> None:
+    path = filled / "shard-00001.h5"
+    with h5py.File(path, "r+") as file:
+        file["values"][-1, 2] = value
+    seal(path)
+    assert read_shard(path, 1, fake.VIDEO).rows
+    if sound:
+        check_shard(path, 1, fake.VIDEO)
+    else:
+        with pytest.raises(StoreError, match="features that are not finite"):
+            check_shard(path, 1, fake.VIDEO)
 
 
 def _replace(name: str, make: Callable[[h5py.File, np.ndarray], object]) -> Callable[[h5py.File], None]:
@@ -109,12 +129,19 @@ HOSTILE: dict[str, Callable[[h5py.File], None]] = {
 }
 
 
-def place(file: h5py.File, name: str) -> tuple[int, int] | None:
-    """Where a dataset is that is in one piece in the file."""
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or (at := dataset.id.get_offset()) is None:
-        return None
-    return (at, at + dataset.nbytes) if at >= BLOCK_BYTES else (BLOCK_BYTES, BLOCK_BYTES)
+def seal(path: Path) -> None:
+    """Give a shard checksums that fit: what is wrong with it is its content then."""
+
+    def place(dataset: h5py.Dataset) -> tuple[int, int]:
+        at = dataset.id.get_offset()
+        return (BLOCK_BYTES, BLOCK_BYTES) if at is None or at < BLOCK_BYTES else (at, at + dataset.nbytes)
+
+    with h5py.File(path) as file:
+        own = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+        places = {name: place(file[name]) for name in own if isinstance(file[name], h5py.Dataset)}
+    image = path.read_bytes()[BLOCK_BYTES:]
+    path.write_bytes(block_of(image, places) + image)
+    assert changed_parts(path) is None
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -124,11 +151,7 @@ def test_a_hostile_shard_is_refused(fake, filled: Path, name: str) -> None:
     read_shard(path, 1, fake.VIDEO)
     with h5py.File(path, "r+") as file:
         HOSTILE[name](file)
-    with h5py.File(path) as file:  # with checksums that fit: what is wrong is the content
-        places = {name: place(file, name) for name in file if file.get(name, getlink=True).__class__ is h5py.HardLink}
-    image = path.read_bytes()[BLOCK_BYTES:]
-    path.write_bytes(block_of(image, {name: found for name, found in places.items() if found}) + image)
-    assert changed_parts(path) is None
+    seal(path)
     with pytest.raises(StoreError, match=r"shard-00001\.h5 is damaged"):
         read_shard(path, 1, fake.VIDEO)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -455,3 +456,21 @@ def test_the_commands_say_what_is_wrong_and_mend_it(
     assert rdmf("verify", store(features, "video"))[0] == 0
     assert rdmf("verify", features.parent / "videos")[0] == 1
     assert rdmf("repair", features, "--workers", "many")[0] == 2
+
+
+def test_what_the_system_does_not_let_read_is_not_taken_for_damage(
+    features: Path, again: Extraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = contents(features), Path.open
+
+    def broken_disk(path: Path, *mode: str, **more: str):
+        if path.name == "shard-00001.h5":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *mode, **more)
+
+    monkeypatch.setattr(Path, "open", broken_disk)
+    assert any("cannot be read (Input/output error)" in problem.what for problem in verify_features(features))
+    with pytest.raises(OSError, match=r"shard-00001\.h5 cannot be read \(Input/output error\)"):
+        mend(features)
+    monkeypatch.undo()
+    assert contents(features) == before
