@@ -52,10 +52,18 @@ def store_list(
             f"{s.bytes / 1e6:,.1f} MB",
         ]
         for s in stores
+        if s.problem is None
     ]
-    table(["kind", "store", "items", "rows", "failures", "size"], rows, to_stderr=json_to == "-")
+    if rows:
+        table(["kind", "store", "items", "rows", "failures", "size"], rows, to_stderr=json_to == "-")
     head = ["store", "width", "clip", "fed with", "weights", "sha256"]
-    table(head, [_made_of(spec) for spec in specs.values()], to_stderr=json_to == "-")
+    if specs:
+        table(head, [_made_of(spec) for spec in specs.values()], to_stderr=json_to == "-")
+    unusable = [s.problem for s in stores if s.problem is not None]
+    for problem in unusable:
+        say(problem)
+    if unusable:
+        fail(f"{len(unusable)} of {len(stores)} stores cannot be used")
 
 
 def _made_of(spec: StoreSpec) -> list[str]:

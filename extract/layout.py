@@ -28,7 +28,7 @@ import numpy as np
 
 from ..manifests.schema import MAX_ID_BYTES, check_id
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPEC_FILE, PLAN_FILE, INDEX_FILE, FAILURES_FILE = (
     "store.json",
     "plan.parquet",
@@ -167,6 +167,10 @@ def read_spec(folder: Path) -> StoreSpec:
     try:
         return parse_spec(read_regular(path), path)
     except FileNotFoundError:
+        if folder.is_dir() and shard_files(folder):
+            raise StoreError(
+                f"{folder} has shards but no {SPEC_FILE}; `rdmf store repair {folder}` restores it from a shard"
+            ) from None
         raise StoreError(f"{folder} is no feature store: it has no {SPEC_FILE}") from None
 
 

@@ -52,10 +52,11 @@ def assigned_sources(folder: Path, spec: StoreSpec, damaged: Collection[int]) ->
     damaged shards themselves.
     """
     assigned, shards = read_plan(folder, spec), shard_files(folder)
+    index = None if assigned else written_index(folder, spec)
     for number in shards.keys() - assigned.keys() - set(damaged):
         assigned[number] = [(record.id, record.stamp) for record in read_shard(shards[number], number, spec).records]
     indexed: Assigned = {}
-    if (index := written_index(folder, spec)) is not None:
+    if index is not None:
         places = [(id_, entry.shard) for id_, entry in index.items.items()]
         for id_, number in [*places, *((failure.id, shard) for failure, shard in index.failures)]:
             indexed.setdefault(number, []).append((id_, ""))

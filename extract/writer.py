@@ -160,11 +160,7 @@ def holds_lock(folder: Path, token: str) -> bool:
 
 
 def _settle_spec(folder: Path, spec: StoreSpec) -> None:
-    if not (folder / SPEC_FILE).exists():
-        if shard_files(folder):
-            raise StoreError(
-                f"{folder} has shards but no {SPEC_FILE}; `rdmf store repair {folder}` restores it from a shard"
-            )
+    if not (folder / SPEC_FILE).exists() and not shard_files(folder):
         atomic_write(folder / SPEC_FILE, spec.to_json().encode())
     elif (found := read_spec(folder)).fingerprint != spec.fingerprint:
         raise StoreError(

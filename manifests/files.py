@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from .schema import Finding, Manifest, Moment, Query, Saliency, Video
 from .sealed import is_sealed, sealed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = b"rdmf"
 _SCHEMA = pa.schema(
     [

@@ -78,7 +78,11 @@ def test_help_is_fast_because_it_imports_nothing_heavy():
     assert "predict" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["features", "train", "evaluate", "predict", "store list", "store verify"])
+COMMANDS = ("features", "train", "evaluate", "compare", "report", "predict",
+            *(f"store {name}" for name in ("list", "verify", "repair", "import", "export", "diff")))  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_an_example(rdmf, command):
     ran = rdmf(*command.split(), "--help")
     assert ran.code == 0

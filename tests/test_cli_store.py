@@ -123,13 +123,6 @@ def test_wrong_usage_of_import_is_exit_code_2(rdmf, missing):
     assert rdmf("store", "import", "own", *missing).code == 2
 
 
-@pytest.mark.parametrize("command", ["import", "export", "diff"])
-def test_every_command_has_an_example(rdmf, command):
-    ran = rdmf("store", command, "--help")
-    assert ran.code == 0
-    assert f"Example: rdmf store {command}" in " ".join(ran.out.split())
-
-
 def test_export_and_import_give_the_same_values(rdmf, peers, tmp_path):
     features, out, again = tmp_path / "features", tmp_path / "out", tmp_path / "again"
     assert rdmf(*arguments(peers, features)).code == 0
@@ -185,3 +178,13 @@ def test_list_shows_what_made_the_features(rdmf, peers, tmp_path):
     assert (spec["dim"], spec["clip_seconds"], spec["weights"]["random"]) == (24, 2.0, False)
     assert spec["weights"]["sha256"][:12] in ran.out
     assert stores["text"]["spec"]["encoder"] == "clip_text"
+
+
+def test_a_store_that_cannot_be_used_is_named_beside_those_that_can(rdmf, tmp_path):
+    folder = tmp_path / "video" / "old-0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "store.json").write_text('{"format_version": 1}')
+    ran = rdmf("store", "list", tmp_path)
+    assert ran.code == 1
+    assert "expected a store of format version 2" in ran.err
+    assert "1 of 1 stores cannot be used" in ran.err

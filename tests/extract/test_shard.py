@@ -124,7 +124,7 @@ HOSTILE: dict[str, Callable[[h5py.File], None]] = {
     "a failure before all places": lambda file: file["failure_at"].__setitem__(0, -(2**63)),
     "another shard": lambda file: file.attrs.__setitem__("shard", 7),
     "other settings": lambda file: file.attrs.__setitem__("fingerprint", "0" * 12),
-    "another version": lambda file: file.attrs.__setitem__("format_version", 2),
+    "another version": lambda file: file.attrs.__setitem__("format_version", 1),
     "no version": lambda file: file.attrs.__delitem__("format_version"),
 }
 

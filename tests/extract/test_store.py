@@ -252,10 +252,10 @@ def test_a_folder_of_other_settings_or_another_version_is_refused_and_left_alone
     spec = json.loads((filled / "store.json").read_text())
     damaged = [{**spec, "clip_seconds": 1.0}, {**spec, "weights": {**spec["weights"], "source": "b.pth"}}]
     for text, complaint in (
-        (json.dumps({**spec, "format_version": 2}), "expected a store of format version 1 .*, got version 2"),
+        (json.dumps({**spec, "format_version": 1}), "expected a store of format version 2 .*, got version 1"),
         *((json.dumps(fields, indent=1, sort_keys=True) + "\n", "was changed") for fields in damaged),
         (json.dumps(spec), "was changed"),  # the same settings, written by another tool
-        *((text, "cannot be read") for text in ("", "[]", "{", '{"format_version": 1, "a": 3}', "[" * 10_000, "\xe9")),
+        *((text, "cannot be read") for text in ("", "[]", "{", '{"format_version": 2, "a": 3}', "[" * 10_000, "\xe9")),
     ):
         (filled / "store.json").write_text(text, "latin-1")
         before = fake.contents(filled)
@@ -265,10 +265,11 @@ def test_a_folder_of_other_settings_or_another_version_is_refused_and_left_alone
             fake.extract(filled, [])
         assert {**fake.contents(filled), ".lock": b""} == {**before, ".lock": b""}
     (filled / "store.json").unlink()
+    for use in (FeatureStore.open, lambda folder: fake.extract(folder, [])):
+        with pytest.raises(StoreError, match=r"has shards but no store\.json; `rdmf store repair .*` restores it"):
+            use(filled)
     with pytest.raises(StoreError, match="no feature store"):
-        FeatureStore.open(filled)
-    with pytest.raises(StoreError, match=r"has shards but no store\.json; `rdmf store repair .*` restores it"):
-        fake.extract(filled, [])
+        FeatureStore.open(filled.parent)
 
 
 def test_a_child_process_that_outlives_the_run_does_not_keep_the_lock(fake, tmp_path: Path) -> None:

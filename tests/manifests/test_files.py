@@ -138,9 +138,9 @@ def test_another_version_another_file_and_no_file_are_told_apart(manifest: Manif
         read_manifest(path)
     write_manifest(manifest, path)
     table = pq.read_table(path)
-    header = json.loads(table.schema.metadata[b"rdmf"]) | {"format_version": 2}
+    header = json.loads(table.schema.metadata[b"rdmf"]) | {"format_version": 1}
     pq.write_table(table.replace_schema_metadata({b"rdmf": json.dumps(header)}), path)
-    with pytest.raises(ValueError, match=r"expected manifest format 1 .* got 2"):
+    with pytest.raises(ValueError, match=r"expected manifest format 2 .* got 1"):
         read_manifest(path)
     pq.write_table(table.replace_schema_metadata(None), path)
     with pytest.raises(ValueError, match="got another Parquet file"):
