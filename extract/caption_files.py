@@ -23,7 +23,7 @@ ENDINGS = (".jsonl", ".json", ".txt")
 CAPTION_KEYS = ("description", "caption", "text")
 MAX_BYTES = 8 << 20
 """Of one video's captions: a day of 2 s clips at 190 bytes each. A zip file may unpack to any length."""
-UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Captions(NamedTuple):
@@ -87,7 +87,7 @@ def _stored(path: Path) -> IO[bytes]:
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError("it is neither stored nor deflated")  # LZMA, say, asks for memory as it likes
+        raise zipfile.BadZipFile("it is neither stored nor deflated")  # LZMA, say, asks for memory as it likes
     return archive.open(info)
 
 

@@ -6,6 +6,7 @@ B clips, F frames, S x S pixels.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class VideoDescription(NamedTuple):
         return self._replace(spec={**self.spec, "weights": weights})
 
 
-class VideoEncoder:
+class VideoEncoder(ABC):
     """A frozen encoder of clips; what it computes is a subclass's `vectors`. Made by `load_video_encoder`.
 
     It computes `batch` clips at a time, always: rounding depends on the shape, and the features of a clip must not
@@ -87,9 +88,9 @@ class VideoEncoder:
         self.batch = max(1, pixels // (self.sampling.frames * self.sampling.size**2))
         self.model = model.to(device, self.dtype).eval().requires_grad_(False)
 
+    @abstractmethod
     def vectors(self, clips: Tensor) -> Tensor:
         """uint8 RGB [batch, F, S, S, 3] on the device -> [batch, dim]."""
-        raise NotImplementedError
 
     def encode(self, clips: np.ndarray) -> np.ndarray:
         """uint8 RGB [B, F, S, S, 3] -> float32 [B, dim]. Raises ValueError for anything else."""

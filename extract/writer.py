@@ -144,7 +144,8 @@ def locked_store(folder: Path, spec: StoreSpec, on_wait: Callable[[], None] | No
             lock.flush()
             _settle_spec(folder, spec)
             for leftover in folder.glob(f"{TEMPORARY}*"):
-                leftover.unlink(missing_ok=True)
+                if not leftover.is_dir():  # a folder of that name is not ours
+                    leftover.unlink(missing_ok=True)
             yield token
         finally:  # closing alone leaves the lock to a child process that was being started meanwhile
             lock.truncate(0)

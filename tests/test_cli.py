@@ -7,34 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from rdmf import cli
 from rdmf.manifests.demo.dataset import DemoConfig, make_demo
 from rdmf.pipeline.controls import CONTROLS
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def rdmf(monkeypatch, capsys) -> Callable[..., Ran]:
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["rdmf", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code
-        captured = capsys.readouterr()
-        return Ran(0 if code is None else int(code), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

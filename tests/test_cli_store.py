@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rdmf import cli
-
 WIDTHS = {"slowfast": 18, "clip": 6}
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def rdmf(monkeypatch, capsys) -> Callable[..., Ran]:
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["rdmf", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        code = stopped.value.code
-        captured = capsys.readouterr()
-        return Ran(0 if code is None else int(code), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
