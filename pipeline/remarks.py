@@ -45,6 +45,7 @@ def notes(pairs: Pairs, table: dict[str, np.ndarray]) -> list[str]:
         found += [
             ((clips == 0).sum(), "queries have no saliency, so are left out of highlight metrics"),
             ((judged & (listed < clips)).sum(), "saliency lists are shorter than the video, filled with 0"),
-            ((judged & (listed > clips)).sum(), "saliency lists are longer than the video and were cut"),
+            # one more is the short last clip, which the protocol leaves out
+            ((judged & (listed > clips + 1)).sum(), "saliency lists are longer than the video and were cut"),
         ]
     return [f"{count} {text}" for count, text in found if count]
