@@ -45,7 +45,13 @@ def notes(pairs: Pairs, table: dict[str, np.ndarray]) -> list[str]:
         found += [
             ((clips == 0).sum(), "queries have no saliency, so are left out of highlight metrics"),
             ((judged & (listed < clips)).sum(), "saliency lists are shorter than the video, filled with 0"),
-            # one more is the short last clip, which the protocol leaves out
-            ((judged & (listed > clips + 1)).sum(), "saliency lists are longer than the video and were cut"),
+            ((judged & (listed > clips + _unfinished(pairs))).sum(), "saliency lists are longer than the video, cut"),
         ]
     return [f"{count} {text}" for count, text in found if count]
+
+
+def _unfinished(pairs: Pairs) -> np.ndarray:
+    """int64 [Q]: 1 where a video ends within a clip: lists rightly have that clip, the protocol leaves it out."""
+    seconds = np.array([1.0 if q.saliency is None else q.saliency.clip_seconds for q in pairs.queries])
+    rest = np.mod(pairs.duration_s, seconds)
+    return ((rest > 1e-3) & (seconds - rest > 1e-3)).astype(np.int64)
