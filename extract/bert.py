@@ -73,8 +73,10 @@ class TextEncoder:
         try:
             with quiet(transformers):
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **only_local)
+                config = transformers.AutoConfig.from_pretrained(folder, **only_local)
+                config._attn_implementation = None  # a file may ask for a kernel from the hub, which is code
                 model, loaded = transformers.AutoModel.from_pretrained(
-                    folder, use_safetensors=True, output_loading_info=True, **only_local
+                    folder, config=config, use_safetensors=True, output_loading_info=True, **only_local
                 )
         except Exception as error:  # its own errors have no common base
             reason = str(error).strip().split("\n")[0][:200]

@@ -287,3 +287,10 @@ def test_the_shipped_encoder_runs() -> None:
     features = encoder.encode(["a red circle moves to the left"])[0]
     assert features.shape[1] == encoder.dim
     assert np.isfinite(features).all()
+
+
+def test_a_model_that_asks_for_a_kernel_from_the_hub_gets_none(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    for key in ("attn_implementation", "_attn_implementation"):
+        (copied / "config.json").write_text(json.dumps(config | {key: "someone/kernel"}))
+        assert load_text_encoder(str(copied)).model.config._attn_implementation in ("sdpa", "eager")
