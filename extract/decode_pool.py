@@ -47,7 +47,7 @@ class DecodeLimits:
     """Without a further clip, until a video counts as hanging."""
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or not self.memory_gib > 0 or not self.seconds > 0:
+        if self.processes < 1 or not 0 < self.memory_gib < math.inf or not 0 < self.seconds < math.inf:
             raise ValueError(
                 f"expected at least 1 decoding process, memory > 0 GiB and a time > 0 s, got {self.processes}, "
                 f"{self.memory_gib} and {self.seconds}"

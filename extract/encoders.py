@@ -239,7 +239,7 @@ def usable_device(device: str) -> torch.device:
     """Raises ValueError where this torch cannot compute on it."""
     place = named_device(device)
     try:
-        torch.empty(1, device=place)
+        torch.empty(1, device=place).cpu()  # 'meta' makes tensors, and computes nothing
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise ValueError(f"cannot compute on device {device!r} ({_first_line(error)}): pass cpu") from error
     return place

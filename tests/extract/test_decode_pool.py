@@ -208,7 +208,7 @@ def test_a_call_that_is_left_early_leaves_the_pool_usable(short_videos: list[Pat
     np.testing.assert_array_equal(ended["v4"], decoded_here(short_videos[4]))
 
 
-@pytest.mark.parametrize("limits", [{"processes": 0}, {"memory_gib": 0}, {"seconds": -1}])
+@pytest.mark.parametrize("limits", [{"processes": 0}, {"memory_gib": 0}, {"memory_gib": float("inf")}, {"seconds": -1}])
 def test_limits_that_make_no_sense_are_refused(limits: dict) -> None:
     with pytest.raises(ValueError, match="expected at least 1 decoding process"):
         DecodeLimits(**limits)
