@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from .layout import Failure, Item, StoreError, StoreSpec
@@ -40,8 +41,14 @@ def read_part(folder: Path, spec: StoreSpec, number: int, planned: Planned) -> I
     return Item(record.id, part.map_values(), part.map_times(), record.duration_s, record.source_sha256)
 
 
+def remove_parts(folder: Path, number: int, planned: Iterable[Planned]) -> None:
+    """Remove the parts of a shard that is written."""
+    for one in planned:
+        _path(folder, number, one).unlink(missing_ok=True)
+
+
 def clear_parts(folder: Path, spec: StoreSpec, only_failures: bool = False) -> None:
-    """Remove the parts that are there, or only those of sources that failed."""
+    """Remove the parts that a killed run left and nobody wanted, or only those of sources that failed."""
     for path in folder.glob(f"{PART}*"):
         found = re.fullmatch(rf"{re.escape(PART)}([0-9]{{5,9}})-[0-9a-f]{{16}}\.h5", path.name)
         if only_failures and found:

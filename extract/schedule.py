@@ -126,8 +126,7 @@ def extract_store(
         index = build_index(folder, spec, (known | absent_now).values())
         write_index(folder, spec, index)
     absent = {*absent_now, *(source.id for source in sources)} - index.items.keys()
-    written, rows = tally.written
-    return Receipt(written, plan.reused, len(absent), len(plan.to_do), rows, seconds)
+    return Receipt(tally.written, plan.reused, len(absent), len(plan.to_do), tally.rows, seconds)
 
 
 class _Tally:
@@ -136,27 +135,23 @@ class _Tally:
     def __init__(self, to_do: Mapping[int, Sequence[Planned]], on_progress: Callable[[Progress], None] | None) -> None:
         self._total = sum(map(len, to_do.values()))
         self._on_progress = on_progress
-        self._outcomes: dict[str, Outcome] = {}
+        self._counted: set[str] = set()
+        self.written = self.rows = 0
         self._changing = threading.Lock()  # outcomes also come in the thread of Dask's client
         if on_progress is not None:
             on_progress(Progress(0, self._total, 0, 0))
 
-    @property
-    def written(self) -> tuple[int, int]:
-        """Items and their rows."""
-        rows = [outcome.rows for outcome in self._outcomes.values() if outcome.rows]
-        return len(rows), sum(rows)
-
     def add(self, *outcomes: Outcome) -> None:
         with self._changing:
-            new = [outcome for outcome in outcomes if outcome.id not in self._outcomes]
-            self._outcomes.update((outcome.id, outcome) for outcome in outcomes)
+            new = [outcome for outcome in outcomes if outcome.id not in self._counted]
+            self._counted.update(outcome.id for outcome in new)
+            self.written += sum(outcome.rows > 0 for outcome in new)
+            self.rows += sum(outcome.rows for outcome in new)
             if not new or self._on_progress is None:
                 return
-            items, rows = self.written
             failure = next((f"{o.id}: {o.failure}" for o in reversed(new) if o.failure), "")
-            done = len(self._outcomes)
-            self._on_progress(Progress(done, self._total, done - items, rows, failure))
+            done = len(self._counted)
+            self._on_progress(Progress(done, self._total, done - self.written, self.rows, failure))
 
 
 def _extract(job: Job, to_do: Mapping[int, Sequence[Planned]], client: Client | None, tell: Tell) -> Iterator[Done]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cloudpickle
 
 from .layout import ABSENT, Extractor, Failure, Item, StoreError, StoreSpec, shard_name
-from .parts import read_part, write_part
+from .parts import read_part, remove_parts, write_part
 from .plan import Planned
 from .shard import read_shard
 from .writer import check_item, holds_lock, write_shard
@@ -50,7 +50,8 @@ Tell = Callable[[Outcome], None]
 
 def shard_task(job: Job, number: int, planned: Sequence[Planned], tell: Tell) -> Done:
     """Write one shard, unless it is there: Dask repeats a task whose receipt died with its worker."""
-    return _done(job, number, planned) or _store(job, number, planned, list(_outcomes(job, number, planned, tell)))
+    done = _done(job, number, planned)
+    return _store(job, number, planned, list(_outcomes(job, number, planned, tell))) if done is None else done
 
 
 def build_task(job: Job) -> bool:
@@ -62,7 +63,8 @@ def source_task(job: Job, number: int, planned: Planned, tell: Tell) -> bool:
     """Extract one source of a shard to its part, unless that or the shard is there."""
     if _done(job, number, [planned]) is None:
         for outcome in _outcomes(job, number, [planned], tell):
-            write_part(job.folder, job.spec, number, planned, outcome)
+            if not job.in_parts:  # else it has its part already
+                write_part(job.folder, job.spec, number, planned, outcome)
     return True
 
 
@@ -136,6 +138,7 @@ def _store(job: Job, number: int, planned: Sequence[Planned], outcomes: Sequence
     failures = [outcome for outcome in ordered if isinstance(outcome, Failure)]
     stamps = {source.id: stamp for source, stamp in planned}
     write_shard(job.folder / shard_name(number), job.spec, number, items, failures, stamps)
+    remove_parts(job.folder, number, planned)
     return tuple(map(_outcome, ordered))
 
 
