@@ -11,7 +11,21 @@ import sys
 
 import typer
 
-from .commands import compare, evaluate, features, predict, report, store, store_diff, store_export, store_import, train
+from .commands import (
+    ablate,
+    compare,
+    evaluate,
+    features,
+    predict,
+    report,
+    runs,
+    stability,
+    store,
+    store_diff,
+    store_export,
+    store_import,
+    train,
+)
 from .commands.console import fail
 
 app = typer.Typer(
@@ -29,15 +43,22 @@ app.command(epilog=example + "features charades --videos ~/charades/videos --ann
 app.command(epilog=example + "train --features features/charades --out runs/charades --set training.seed=1")(
     train.train
 )
+app.command(epilog=example + "runs runs --json -")(runs.runs)
 app.command(epilog=example + "evaluate --run runs/charades --split test --json -")(evaluate.evaluate)
 app.command(epilog=example + "compare ours.jsonl theirs.jsonl --annotations highlight_val_release.jsonl")(
     compare.compare
+)
+app.command(epilog=example + "ablate components --features features/charades --out runs/components --workers 4")(
+    ablate.ablate
 )
 app.command(epilog=example + 'predict video.mp4 "a person opens the door" --run runs/charades --figure door.png')(
     predict.predict
 )
 app.command(epilog=example + "report ours.jsonl theirs.jsonl --annotations highlight_val_release.jsonl --out report")(
     report.report
+)
+app.command(epilog=example + "stability --feed 0.04 --kill 0.05 --d-video 0.02 --d-text 0.2 --figure stability.png")(
+    stability.stability
 )
 store.app.command("import", epilog=store_import.EXAMPLE)(store_import.store_import)
 store.app.command("export", epilog=store_export.EXAMPLE)(store_export.store_export)

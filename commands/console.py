@@ -13,7 +13,6 @@ import typer
 
 if TYPE_CHECKING:
     from ..extract.schedule import Progress as Extracted
-    from ..pipeline.train import Progress as Step
 
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 SAY_S = 30  # between two lines of progress where there is no terminal
@@ -78,13 +77,6 @@ class Bar:
         if self.progress.disable and time.monotonic() - self._said > SAY_S:
             self._said = time.monotonic()
             say(f"{what or ''} {done:,}/{total:,}  {note}".strip())
-
-    def step(self, at: Step) -> None:
-        losses = "  ".join(f"{name} {value:.2f}" for name, value in at.losses.items())
-        self.progress.update(
-            self.task, completed=at.step, total=at.steps, description=f"epoch {at.epoch}/{at.epochs}",
-            note=f"{at.queries_per_s:.0f} queries/s  {losses}",
-        )  # fmt: skip
 
     def extraction(self, what: str, at: Extracted) -> None:
         if what != self._what:

@@ -1,61 +1,62 @@
-"""Equations (7) and (8), forward Euler, and how large its step may be for equations (3), (5) and (6).
+"""Equations (7) and (8) and two other ways to take a step of dx/dt = D Lap x + r(x).
 
-Diffusion alone. A step multiplies the cosine mode j by 1 - 4 dt d sin^2(pi j / 2T). For dt d <= 1/4 the
-factor is never negative: no mode changes sign from step to step, and each clip becomes a weighted mean of
-itself and its neighbours.
+    euler    x' = x + dt (D Lap x + r(x))                                        order 1; the paper's
+    ssprk3   three Euler steps in convex combinations (Shu & Osher, 1988)        order 3
+    imex     (1 - dt D Lap) x' = x + dt r(x): diffusion implicit                 order 1, any dt D
 
-Gray-Scott. Let 0 <= U^0, V^0 <= 1 and Ubar the largest U before the last step. If
-
-    dt (4 D_u + F + k) <= 1    and    dt (4 D_v + F + Ubar^2) <= 1                 (step_load <= 1)
-
-then U >= 0 and 0 <= V <= 1 at every step. Proof by induction, with n <= 2 neighbours j of clip i:
-    U'_i     = U_i (1 - n dt D_u - dt (F + k) + dt U_i V_i) + dt D_u sum_j U_j                 all terms >= 0
-    V'_i     = V_i (1 - n dt D_v - dt F - dt U_i^2) + dt D_v sum_j V_j + dt F                  all terms >= 0
-    1 - V'_i = (1 - V_i)(1 - n dt D_v - dt F) + dt D_v sum_j (1 - V_j) + dt U_i^2 V_i          all terms >= 0
-(2 D in place of 4 D would do; 4 D also bars modes that change sign.)
-
-How large U gets, two ways (`activator_bound`):
-    U' <= Umax (1 + dt (Umax - F - k)), since V <= 1: tight for few steps, without limit for many.
-    W = U + V, where the reaction cancels:
-        W' = [W + dt (D_u Lap W - (F + k) W)] + dt ((D_v - D_u) Lap V + k V + F).
-    The bracket is at most (1 - dt (F + k)) Wmax. As 0 <= V <= 1,
-    -Lap V_i <= 2 V_i and Lap V_i <= 2 (1 - V_i), so the rest is at most dt (F + s), where
-    s = 2 (D_u - D_v) + k if D_u >= D_v, else max(2 (D_v - D_u), k).
-    Hence U <= W <= max(2, (F + s) / (F + k)) for any number of steps: 3 at the paper's rates.
+Strong stability: what an Euler step of dt keeps (positivity, a convex bound), a step of ssprk3 keeps at the same dt.
+The implicit solve is a weighted mean over the clips, so imex keeps what the reaction alone keeps. How large dt may be
+is in bounds.py, which runs these very functions on bounds instead of states: a `Stepper` says what their parts are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from .rates import Rates
+State = TypeVar("State", tuple[Tensor, ...], tuple[float, ...])
+"""(U, V), or the bounds that they have."""
 
-State = tuple[Tensor, ...]
+
+class Stepper(Protocol[State]):
+    """The parts that steps are made of."""
+
+    def explicit(self, state: State, /) -> State:
+        """x + dt (D Lap x + r(x))."""
+
+    def reaction(self, state: State, /) -> State:
+        """x + dt r(x)."""
+
+    def diffusion(self, state: State, /) -> State:
+        """(1 - dt D Lap)^-1 x."""
 
 
-def euler(slopes: Callable[[State], State], state: State, dt: float, steps: int) -> State:
-    """The state after `steps` steps of x <- x + dt * slope, for every x of the state at once."""
+def euler(stepper: Stepper[State], state: State) -> State:
+    return stepper.explicit(state)
+
+
+def ssprk3(stepper: Stepper[State], state: State) -> State:
+    one = stepper.explicit(state)
+    two = _between(state, stepper.explicit(one), 1 / 4)
+    return _between(state, stepper.explicit(two), 2 / 3)
+
+
+def imex(stepper: Stepper[State], state: State) -> State:
+    return stepper.diffusion(stepper.reaction(state))
+
+
+def _between(old: State, new: State, share: float) -> State:
+    return tuple((1 - share) * a + share * b for a, b in zip(old, new, strict=True))
+
+
+INTEGRATORS: dict[str, Callable] = {"euler": euler, "ssprk3": ssprk3, "imex": imex}
+
+
+def integrate(integrator: str, stepper: Stepper[State], state: State, steps: int) -> State:
+    """The state after `steps` steps."""
+    step = INTEGRATORS[integrator]
     for _ in range(steps):
-        state = tuple(x + dt * slope for x, slope in zip(state, slopes(state), strict=True))
+        state = step(stepper, state)
     return state
-
-
-def activator_bound(rates: Rates[float], dt: float, steps: int) -> float:
-    """The lesser of the two bounds on U through `steps` steps from 0 <= U, V <= 1, if step_load <= 1."""
-    loss, spread = rates.feed + rates.kill, 2 * (rates.d_video - rates.d_text)
-    source = rates.feed + (spread + rates.kill if spread >= 0 else max(-spread, rates.kill))
-    u, both = 1.0, 2.0  # U, and U + V
-    for _ in range(steps):
-        both += dt * max(0.0, source - loss * both)  # neither falls, so they hold for all earlier steps too
-        u = min(u + dt * u * max(0.0, u - loss), both)
-    return u
-
-
-def step_load(rates: Rates[float], dt: float, steps: int) -> float:
-    """The part of the step that is used. At most 1: U, V >= 0 and V <= 1 through all `steps` are proven."""
-    largest = activator_bound(rates, dt, max(steps - 1, 0))
-    video = 4 * rates.d_video + rates.feed + rates.kill
-    text = 4 * rates.d_text + rates.feed + largest**2
-    return dt * max(video, text)

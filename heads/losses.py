@@ -5,20 +5,21 @@
 (16) class: cross-entropy over {moment, no object}, 'no object' weighted down; regression of the IoU.
 (17) the weighted sum. Every decoder layer is matched and scored by itself.
 
-Dimensions: B sequences, T clips, Q queries, L decoder layers, M matched pairs.
+Nothing here waits for the host: every shape depends on the shapes of the inputs alone.
+
+Dimensions: B sequences, T clips, Q queries, L decoder layers, N the most true spans of a sequence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .matcher import MatchCost, match, pad_spans
+from .matcher import MatchCost, match
 from .moment import MomentOutput
 from .spans import giou, pairwise_iou, to_start_end
 
@@ -59,59 +60,82 @@ class Targets:
     """What is true of a batch."""
 
     spans: Tensor
-    """[sum(counts), 2]: true (centre, width) in [0, 1], of the first sequence, then of the second, ..."""
-    counts: Sequence[int]
-    """[B]: how many of them each sequence has; 0 is a sequence without the moment."""
+    """[B, N, 2]: true (centre, width) in [0, 1], those of the sequence first, then padding of 0; N >= 1."""
+    span_mask: Tensor
+    """bool [B, N]: True = a true span; a sequence without the moment has none."""
     saliency: Tensor
     """[B, T] in [0, 1]."""
     saliency_mask: Tensor
     """bool [B, T]: clips that have a saliency target; False on padding and where no target can be derived."""
 
     def __post_init__(self) -> None:
-        if tuple(self.spans.shape) != (sum(self.counts), 2):
-            raise ValueError(f"expected {sum(self.counts)} true spans of 2 numbers, got {tuple(self.spans.shape)}")
-        if self.saliency.shape != self.saliency_mask.shape or len(self.saliency) != len(self.counts):
+        if self.span_mask.ndim != 2 or not self.span_mask.shape[1] or self.spans.shape != (*self.span_mask.shape, 2):
             raise ValueError(
-                f"expected saliency and its mask as [{len(self.counts)}, T], "
+                "expected true spans [B, N, 2] and their mask [B, N] with N >= 1, "
+                f"got {tuple(self.spans.shape)} and {tuple(self.span_mask.shape)}"
+            )
+        if self.saliency.shape != self.saliency_mask.shape or len(self.saliency) != len(self.span_mask):
+            raise ValueError(
+                f"expected saliency and its mask as [{len(self.span_mask)}, T], "
                 f"got {tuple(self.saliency.shape)} and {tuple(self.saliency_mask.shape)}"
             )
 
 
-def saliency_loss(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """(14): mean over the clips of mask [B, T], 0 if there are none; what other clips hold does not count."""
+def batch_counts(targets: Targets, queries: int) -> Tensor:
+    """What the terms are means over, float32 [3]: matched pairs of a layer, clips with a target, sequences.
+
+    Counts add up. So do the losses and gradients of the parts of a batch, if each is given the counts of the whole.
+    """
+    pairs = targets.span_mask.sum(1).clamp(max=queries).sum()
+    return torch.stack([pairs, targets.saliency_mask.sum(), torch.full_like(pairs, len(targets.spans))]).float()
+
+
+def saliency_loss(logits: Tensor, target: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """(14): mean over the clips of mask [B, T], 0 if there are none; what other clips hold does not count.
+
+    `count` is how many clips there are, where these are not all.
+    """
     logits, target = logits.float().masked_fill(~mask, 0), target.float().masked_fill(~mask, 0)
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (each * mask).sum() / mask.sum().clamp(min=1)
+    return (each * mask).sum() / (mask.sum() if count is None else count).clamp(min=1)
 
 
-def moment_losses(output: MomentOutput, targets: Targets, weights: LossWeights) -> dict[str, Tensor]:
+def moment_losses(
+    output: MomentOutput,
+    targets: Targets,
+    weights: LossWeights,
+    method: str | None = None,
+    counts: Tensor | None = None,
+) -> dict[str, Tensor]:
     """(15) and (16) of every decoder layer: {'span', 'giou', 'class' (, 'iou')}, each [L], final layer first.
 
-    The layers are stacked along the batch, so there is one matching for all of them. Span terms are means
-    over matched pairs (smooth L1 over both coordinates too), the class term is the weighted mean over
+    The layers are stacked along the batch, so there is one matching for all of them, by `method` (see `assign`). Span
+    terms are means over matched pairs (smooth L1 over both coordinates too), the class term is the weighted mean over
     queries, as a softmax over two classes has it, and the IoU term the mean over queries. All queries learn
     their IoU with the best true span, 0 where there is none; the true IoU carries no gradient. There is no
-    'iou' without the IoU head. Raises DivergenceError where predictions are NaN or infinite.
+    'iou' without the IoU head. Predictions that are NaN or infinite make losses that are. `counts` are those of the
+    whole batch (`batch_counts`), where this is a part of it.
     """
     layers = [output, *output.auxiliary]
-    n_layers, n_sequences = len(layers), len(targets.counts)
+    n_layers = len(layers)
     class_logits = torch.cat([layer.class_logits for layer in layers]).float()  # [L * B, Q]
     spans = torch.cat([layer.spans for layer in layers]).float()  # [L * B, Q, 2]
-    true_spans = targets.spans.float().repeat(n_layers, 1)
-    counts = list(targets.counts) * n_layers
-    pairs = match(class_logits, spans, true_spans, counts, weights.match_cost)
+    mask = targets.span_mask.repeat(n_layers, 1)  # [L * B, N]
+    true = targets.spans.float().repeat(n_layers, 1, 1).masked_fill(~mask[..., None], 0)  # [L * B, N, 2]
+    query, matched = match(class_logits, spans, true, mask, weights.match_cost, method)
+    predicted = spans.gather(1, query[..., None].expand_as(true))  # [L * B, N, 2]
 
-    predicted, true = spans[pairs.sequence, pairs.query], true_spans[pairs.target]  # [M, 2]
-    per_layer = max(1, len(pairs.query) // n_layers)  # every layer has the same number of pairs
+    queries = class_logits.shape[1]
+    pairs, _, sequences = (batch_counts(targets, queries) if counts is None else counts).unbind()
 
-    def matched_mean(each: Tensor) -> Tensor:  # [M] -> [L]
-        return each.new_zeros(n_layers).index_add(0, pairs.sequence // n_sequences, each) / per_layer
+    def matched_mean(each: Tensor) -> Tensor:  # [L * B, N] -> [L]
+        return each.masked_fill(~matched, 0).view(n_layers, -1).sum(1) / pairs.clamp(min=1)
 
-    is_moment = torch.zeros_like(class_logits)
-    is_moment[pairs.sequence, pairs.query] = 1
+    slot = query.masked_fill(~matched, queries)  # what has no query marks one more, which is cut off
+    is_moment = F.pad(torch.zeros_like(class_logits), (0, 1)).scatter(1, slot, 1.0)[:, :queries]
     weight = is_moment + weights.no_object * (1 - is_moment)
     cross_entropy = F.binary_cross_entropy_with_logits(class_logits, is_moment, weight, reduction="none")
-    weight_sum = weight.view(n_layers, -1).sum(1).clamp(min=1e-6)
+    weight_sum = (pairs + weights.no_object * (sequences * queries - pairs)).clamp(min=1e-6)
     losses = {
         "span": matched_mean(F.smooth_l1_loss(predicted, true, reduction="none", beta=SPAN_BETA).mean(-1)),
         "giou": matched_mean(1 - giou(to_start_end(predicted), to_start_end(true))),
@@ -119,20 +143,25 @@ def moment_losses(output: MomentOutput, targets: Targets, weights: LossWeights) 
     }
     iou_logits = [layer.iou_logits for layer in layers if layer.iou_logits is not None]
     if iou_logits:
-        padded, _ = pad_spans(true_spans, counts)  # padding has no width, so its IoU is 0
-        best = pairwise_iou(to_start_end(spans.detach()), to_start_end(padded)).amax(-1)  # [L * B, Q]
+        best = pairwise_iou(to_start_end(spans.detach()), to_start_end(true)).amax(-1)  # padding has no width: IoU 0
         error = F.smooth_l1_loss(torch.cat(iou_logits).float().sigmoid(), best, reduction="none", beta=IOU_BETA)
-        losses["iou"] = error.view(n_layers, -1).mean(1)
+        losses["iou"] = error.view(n_layers, -1).sum(1) / (sequences * queries).clamp(min=1)
     return losses
 
 
 def total_loss(
-    output: MomentOutput, saliency_logits: Tensor, targets: Targets, weights: LossWeights
+    output: MomentOutput,
+    saliency_logits: Tensor,
+    targets: Targets,
+    weights: LossWeights,
+    method: str | None = None,
+    counts: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """(17): {'span', 'giou', 'class' (, 'iou'), 'saliency', 'auxiliary', 'total'}, each a scalar.
 
     The named terms are the final layer's, without their weights. 'auxiliary' is the weighted sum of the
     moment terms of all earlier layers, and 'total' everything that is to be minimised.
+    `method` and `counts` as in `moment_losses`.
     """
     weight_of = {
         "span": weights.span,
@@ -140,9 +169,11 @@ def total_loss(
         "class": weights.classification,
         "iou": weights.iou,
     }
-    moment = moment_losses(output, targets, weights)
+    moment = moment_losses(output, targets, weights, method, counts)
     by_layer = torch.stack([weight_of[name] * value for name, value in moment.items()]).sum(0)  # [L]
-    saliency = saliency_loss(saliency_logits, targets.saliency, targets.saliency_mask)
+    saliency = saliency_loss(
+        saliency_logits, targets.saliency, targets.saliency_mask, None if counts is None else counts[1]
+    )
     return {
         **{name: value[0] for name, value in moment.items()},
         "saliency": saliency,

@@ -3,7 +3,10 @@
 Times come from the store: positions are the clips' own centres, spans are shares of the time that the clips cover,
 and predictions go back to seconds by that same length.
 
-Dimensions: B queries, T clips, L words, Dv and Dt feature widths, W all true windows of a batch.
+A MomentDataset says which queries are usable and what is true of them, one Example at a time; `resident.py` makes the
+same batches of a whole split at once.
+
+Dimensions: B queries, T clips, L words, N true windows, Dv and Dt feature widths.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +77,7 @@ class Example:
     words: Tensor
     """[L, Dt]"""
     spans: Tensor
-    """[windows, 2] (centre, width), shares of the duration."""
+    """[N, 2] (centre, width), shares of the duration."""
     saliency: Tensor
     """[T] in [0, 1]."""
     labelled: bool
@@ -84,31 +86,28 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded tensors of several queries. Masks are True where something is."""
+    """Tensors of several queries, padded with 0. Masks are True where something is."""
 
     clips: Tensor
     """[B, T, Dv]"""
     clip_mask: Tensor
     positions: Tensor
-    """[B, T], 0 at padding."""
+    """[B, T]"""
     words: Tensor
     """[B, L, Dt]"""
     word_mask: Tensor
     spans: Tensor
-    """[W, 2], all queries' one after another."""
-    span_counts: tuple[int, ...]
+    """[B, N, 2] (centre, width), N >= 1"""
+    span_mask: Tensor
     saliency: Tensor
     """[B, T]"""
     saliency_mask: Tensor
     """[B, T]: clips whose target counts."""
     duration_s: Tensor
     """[B]"""
-    queries: tuple[Query, ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return replace(self, **moved)
+        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 class MomentDataset:
@@ -140,8 +139,13 @@ class MomentDataset:
     def __getitem__(self, index: int) -> Example:
         query = self.queries[index]
         clips = read_clips(self.features.video, query.vid)
-        words = read_words(self.features.text, self._sentence_of.get(query.qid, query.qid))
-        return Example(query, clips, words, span_targets(query, clips), *saliency_targets(query, clips))
+        words = read_words(self.features.text, self.sentence_id(query))
+        times_s = clips.times_s
+        return Example(query, clips, words, span_targets(query, times_s), *saliency_targets(query, times_s))
+
+    def sentence_id(self, query: Query) -> str:
+        """The id in the text store of the sentence that is asked."""
+        return self._sentence_of.get(query.qid, query.qid)
 
     def manifest_of_usable(self) -> Manifest:
         """The manifest with just the queries that have features: what can be judged."""
@@ -158,28 +162,32 @@ class MomentDataset:
         return swapped
 
 
-def read_clips(stores: Sequence[FeatureStore], vid: str) -> Clips:
-    """One video's features from all stores, concatenated. Raises StoreError where their clips do not line up."""
+def line_up(stores: Sequence[FeatureStore], vid: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """One video's features in each store, float16 [T, width] out of the memory maps, and its clips' times [T, 2].
+
+    Raises StoreError where the stores' clips do not line up.
+    """
     parts = [store.features(vid) for store in stores]
     times = [part.times_s for part in parts if part.times_s is not None]
     assert len(times) == len(parts)
-    rows = min(len(t) for t in times)
-    aligned = all(
-        len(t) - rows <= 1 and np.allclose(t[:rows, 0], times[0][:rows, 0], atol=GRID_TOLERANCE_S) for t in times
-    )
-    if not aligned:
+    rows, most = min(map(len, times)), max(map(len, times))
+    starts = [t[:rows, 0] for t in times]
+    if most - rows > 1 or not all(np.allclose(start, starts[0], atol=GRID_TOLERANCE_S) for start in starts[1:]):
         raise StoreError(
             f"the video stores cut {vid} into different clips "
             f"({', '.join(f'{s.spec.folder_name}: {len(t)}' for s, t in zip(stores, times, strict=True))}); "
             "extract them with the same clip length"
         )
-    values = torch.empty(rows, sum(part.values.shape[1] for part in parts))
-    first = 0
-    for part in parts:
-        width = part.values.shape[1]
-        values[:, first : first + width] = torch.from_numpy(part.values[:rows])  # out of the map and to float32 at once
-        first += width
-    return Clips(values, np.array(times[0][:rows]))
+    return [part.values[:rows] for part in parts], np.array(times[0][:rows])
+
+
+def read_clips(stores: Sequence[FeatureStore], vid: str) -> Clips:
+    """One video's features from all stores, concatenated. Raises StoreError where their clips do not line up."""
+    parts, times_s = line_up(stores, vid)
+    values = torch.empty(len(times_s), sum(part.shape[1] for part in parts))
+    for columns, part in zip(values.split([part.shape[1] for part in parts], 1), parts, strict=True):
+        columns.copy_(torch.from_numpy(part))  # out of the map and to float32 at once
+    return Clips(values, times_s)
 
 
 def read_words(store: FeatureStore, qid: str) -> Tensor:
@@ -187,24 +195,24 @@ def read_words(store: FeatureStore, qid: str) -> Tensor:
     return torch.from_numpy(store.features(qid).values).float()
 
 
-def span_targets(query: Query, clips: Clips) -> Tensor:
-    """True windows as (centre, width) shares of the time the clips cover, clipped to it: [windows, 2]."""
-    spans = []
+def span_targets(query: Query, times_s: np.ndarray) -> Tensor:
+    """True windows as (centre, width) shares of the time that the clips [T, 2] cover, clipped to it: [N, 2]."""
+    spans, duration_s = [], float(times_s[-1, 1])
     for window in query.windows:
-        start = min(window.start_s / clips.duration_s, 1.0)
-        end = min(window.end_s / clips.duration_s, 1.0)
+        start = min(window.start_s / duration_s, 1.0)
+        end = min(window.end_s / duration_s, 1.0)
         if end > start:
             spans.append([(start + end) / 2, end - start])
     return torch.tensor(spans).reshape(-1, 2)
 
 
-def saliency_targets(query: Query, clips: Clips) -> tuple[Tensor, bool]:
-    """Equation (14)'s target per clip [T], and whether there is one.
+def saliency_targets(query: Query, times_s: np.ndarray) -> tuple[Tensor, bool]:
+    """Equation (14)'s target for each of the clips times_s [T, 2], and whether there is one.
 
     The mean score of the annotators, as a share of the scale, inside the windows and 0 elsewhere; 1 inside where
     nobody scored. A clip takes the annotation of its centre, whatever grid the annotation is on.
     """
-    centres = clips.times_s.mean(1)
+    centres = times_s.mean(1)
     inside = np.zeros(len(centres), bool)
     for window in query.windows:
         inside |= (window.start_s <= centres) & (centres < window.end_s)
@@ -222,20 +230,22 @@ def collate(examples: Sequence[Example]) -> Batch:
     clips, clip_mask = pad([e.clips.values for e in examples])
     words, word_mask = pad([e.words for e in examples])
     positions, _ = pad([e.clips.positions for e in examples])
+    spans, span_mask = pad([e.spans for e in examples])
     saliency, _ = pad([e.saliency for e in examples])
     labelled = torch.tensor([e.labelled for e in examples])
+    duration_s = torch.tensor([e.clips.duration_s for e in examples])
     return Batch(
-        clips, clip_mask, positions, words, word_mask,
-        torch.cat([e.spans for e in examples]), tuple(len(e.spans) for e in examples),
-        saliency, clip_mask & labelled[:, None],
-        torch.tensor([e.clips.duration_s for e in examples]), tuple(e.query for e in examples),
+        clips, clip_mask, positions, words, word_mask, spans, span_mask,
+        saliency, clip_mask & labelled[:, None], duration_s,
     )  # fmt: skip
 
 
 def pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Tensors [n_i, ...] -> [B, max n, ...] with 0 behind each, and the mask bool [B, max n]."""
-    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    """Tensors [n_i, ...] -> [B, max n, ...] with 0 behind each, and the mask bool [B, max n]; at least 1 wide."""
     lengths = torch.tensor([len(row) for row in rows])
+    padded = rows[0].new_zeros(len(rows), max(1, int(lengths.max())), *rows[0].shape[1:])
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
 

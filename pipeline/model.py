@@ -38,7 +38,7 @@ class RDMF(nn.Module):
         self.project_words = _projection(text_dim, hidden, config.input_dropout)
         diffusion = config.diffusion
         self.diffusion = TemporalDiffusion(diffusion.steps, diffusion.dt, diffusion.d)
-        self.fusion = FUSERS[config.fusion.kind](hidden, dropout=dropout, **config.fusion.model_dump(exclude={"kind"}))
+        self.fusion = FUSERS[config.fusion.kind](hidden, dropout=dropout, **config.fusion.settings())
         self.saliency = SaliencyHead(hidden)
         moment = config.moment
         self.moment = MomentHead(hidden, moment.queries, moment.layers, moment.heads, dropout, moment.iou)

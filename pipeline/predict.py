@@ -23,6 +23,7 @@ from .checkpoint import RunInfo, load_best, load_run_info
 from .dataset import Clips, Example
 from .encoder_of import extraction_for
 from .inference import Found, ask
+from .model import RDMF
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,22 @@ class Answer:
         }
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A run, and a video with sentences as the run reads them: encoded, and ready to answer or to trace (trace.py)."""
+
+    video: Path
+    info: RunInfo
+    model: RDMF
+    examples: list[Example]
+    """One for each sentence."""
+
+    def answers(self) -> list[Answer]:
+        """Moments for each sentence, most confident first."""
+        found = ask(self.model, self.examples, self.info.config.model.moment.iou_share, self.info.max_clips)
+        return [Answer(self.video, e.query.text, f) for e, f in zip(self.examples, found, strict=True)]
+
+
 def predict(
     video: Path,
     sentences: Sequence[str],
@@ -63,6 +80,21 @@ def predict(
     video_weights, text_encoder: where the run's encoders are now, if not where they come from.
     Raises VideoError where the video cannot be decoded, ValueError where the run or its encoders cannot be used.
     """
+    return encode(
+        video, sentences, run, video_weights=video_weights, text_encoder=text_encoder, device=device
+    ).answers()
+
+
+def encode(
+    video: Path,
+    sentences: Sequence[str],
+    run: Path,
+    *,
+    video_weights: str | None = None,
+    text_encoder: str | None = None,
+    device: str = "cpu",
+) -> Asked:
+    """The first half of `predict`, with the same arguments: all but the answers."""
     if not sentences or not all(s.strip() for s in sentences):
         raise ValueError("expected at least one sentence that is not empty")
     if not video.is_file():
@@ -77,8 +109,7 @@ def predict(
         Example(Query(str(i), video.stem or "video", s, "predict"), clips, w, torch.zeros(0, 2), nothing, False)
         for i, (s, w) in enumerate(zip(sentences, words, strict=True))
     ]
-    found = ask(model, examples, info.config.model.moment.iou_share, info.max_clips)
-    return [Answer(video, s, f) for s, f in zip(sentences, found, strict=True)]
+    return Asked(video, info, model, examples)
 
 
 def _refuse_imported(info: RunInfo) -> None:

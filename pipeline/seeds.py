@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import Config
+from .config import Config, flat
 from .evaluate import Results
 
 
@@ -76,7 +76,7 @@ def over_runs(results: Sequence[Results]) -> dict[str, Spread]:
 
 def differences(configs: Mapping[str, Config]) -> list[str]:
     """What keeps runs from being one config with several seeds, one sentence each; empty if nothing does."""
-    trees = {name: _flat(config.model_dump()) for name, config in configs.items()}
+    trees = {name: flat(config.model_dump()) for name, config in configs.items()}
     keys = dict.fromkeys(key for tree in trees.values() for key in tree)
     seeds = [tree["training.seed"] for tree in trees.values()]
     differing = [k for k in keys if k != "training.seed" and len({repr(t.get(k)) for t in trees.values()}) > 1]
@@ -86,13 +86,6 @@ def differences(configs: Mapping[str, Config]) -> list[str]:
     if len(set(seeds)) < len(seeds):
         found.append(f"some runs have the same seed ({', '.join(map(str, seeds))}), so the deviation is too small")
     return found
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
 
 
 def described(result: Results) -> str:

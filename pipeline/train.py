@@ -1,70 +1,51 @@
 """Train diffusion, fusion and heads on cached features, keep the best epoch by the validation split.
 
-One run is one folder (see checkpoint.py). After every epoch everything that the next one depends on is written, so an
-interrupted run resumes to the same weights.
+One run is one folder (see checkpoint.py). Whenever a checkpoint is written, everything that the next step depends on is
+in it, so an interrupted run resumes to the same weights. Started by torchrun, several processes share every batch
+(see parallel.py).
 """
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ..extract.encoders import usable_device
-from ..heads.losses import LossWeights, Targets, total_loss
-from ..heads.matcher import DivergenceError
-from ..manifests.split import carve_validation
 from .checkpoint import (
+    Best,
     RunInfo,
+    Standing,
+    TrainResult,
+    find_best,
+    load_result,
     load_run_info,
-    read_json,
-    read_tensors,
-    restore_training_state,
-    save_run_info,
-    training_state,
+    load_standing,
+    save_best,
+    save_standing,
     write_json,
-    write_tensors,
 )
-from .config import Config, TrainingConfig
-from .dataset import Batch, FeatureSet, MomentDataset, collate, open_features
-from .inference import predict_dataset
+from .config import Config
+from .dataset import Batch, MomentDataset, open_features
+from .describe import changes, describe, remarks
+from .epoch import Diverged, Order, Progress, train_epoch
 from .model import RDMF, count_parameters
-from .per_query import per_query
+from .parallel import World, together
+from .randomness import own_draws, random_state, repeatable, restore_random_state
+from .resident import ResidentSplit
+from .run_folder import claimed
+from .step import Reading, Step, compiles
+from .tensor_files import write_tensors
+from .training_log import TrainingLog, summary_writer
+from .validation import validate, with_validation
 
+__all__ = ["Diverged", "Progress", "TrainResult", "train", "validate", "with_validation"]
 
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands; what `train` reports after every step."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    losses: dict[str, float]
-    queries_per_s: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How training ended."""
-
-    best_epoch: int
-    best: dict[str, float]
-    """Validation scores of the best epoch, fractions."""
-    epochs: int
-    parameters: int
-    seconds: float
-    """Of this call; resumed epochs are not in it."""
+COMPILED_PAD = 16  # clips and words are padded to multiples of it for a compiled step, which knows few shapes
 
 
 def train(
@@ -77,6 +58,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     command: str = "",
+    tensorboard: bool = False,
     on_note: Callable[[str], None] = lambda sentence: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
@@ -84,205 +66,138 @@ def train(
     """Train a run into folder `out`.
 
     resume: go on with an interrupted run of the same config and features; a finished one is returned as it is.
-    Raises ValueError on a folder in use, features that do not fit, or divergence (naming step, epoch and loss).
+    on_step is called every `log_every` steps, and with on_note and on_epoch only in the first of several processes.
+    Raises ValueError on a folder in use, features that do not fit, and damaged checkpoints; Diverged (naming epoch,
+    step, loss and queries) where training diverges.
     """
-    place = usable_device(device)
-    feature_set, roles = with_validation(open_features(features, video_stores, text_store), config.training)
-    training, validation = (MomentDataset(feature_set, roles[role].split()[0]) for role in ("train", "validation"))
-    info = RunInfo(
-        config=config, dataset=feature_set.manifest.dataset, clip_seconds=feature_set.manifest.clip_seconds,
-        features=str(features), video_specs=tuple(s.spec for s in feature_set.video), text_spec=feature_set.text.spec,
-        max_clips=max(len(feature_set.video[0].features(vid).values) for vid in {q.vid for q in training.queries}),
-        splits=roles, versions=_versions(), command=command,
-    )  # fmt: skip
-    for dataset in (training, validation):
-        if dataset.missing:
-            on_note(
-                f"{dataset.split}: {len(dataset.missing)} of {len(dataset.missing) + len(dataset)} queries have no "
-                f"features and are left out ({next(iter(dataset.missing.values()))})"
-            )
-    if info.random_weights:
-        on_note(f"note: RANDOM encoder weights made the features of {', '.join(info.random_weights)}")
-    finished = _claim(out, info, resume)
-    if finished is not None:
-        on_note(f"{out} is finished already and left as it is")
-        return finished
-
-    torch.manual_seed(config.training.seed)
-    model = RDMF(config.model, *feature_set.dims).to(place)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.training.lr, weight_decay=config.training.weight_decay)
-    order = torch.Generator().manual_seed(config.training.seed)
-    began, first_epoch = time.monotonic(), 1
-    best: dict[str, Any] = {"epoch": 0, "score": -math.inf, "scores": {}}
-    if (out / "last.safetensors").is_file():
-        restore_training_state(read_tensors(out / "last.safetensors"), model, optimizer, order)
-        state = read_json(out / "last.json", f"{out}/last.json is missing; train into another folder")
-        first_epoch, best = state["epoch"] + 1, state["best"]
-        on_note(f"going on after epoch {state['epoch']}")
-
-    epoch = first_epoch - 1
-    for epoch in range(first_epoch, config.training.epochs + 1):
-        if epoch - best["epoch"] > config.training.patience and best["epoch"]:
-            epoch -= 1
-            break
-        losses = _train_epoch(model, optimizer, training, order, config, epoch, on_step)
-        scores = validate(model, validation, config, info.max_clips)
-        record = {"epoch": epoch, "loss": losses, "validation": scores, "seconds": time.monotonic() - began}
-        score = scores.get(config.training.select_by, scores.get("HL-mAP", -math.inf))
-        if score > best["score"]:
-            best = {"epoch": epoch, "score": score, "scores": scores}
-            write_tensors(out / "best.safetensors", model.state_dict())
-            write_json(out / "best.json", best)
-        _log(out / "log.jsonl", record, keep_before=epoch)
-        write_tensors(out / "last.safetensors", training_state(model, optimizer, order))
-        write_json(out / "last.json", {"epoch": epoch, "best": best})
-        on_epoch(record)
-    result = TrainResult(best["epoch"], best["scores"], epoch, count_parameters(model), time.monotonic() - began)
-    write_json(out / "result.json", result.__dict__)
-    for name in ("last.safetensors", "last.json"):
-        (out / name).unlink(missing_ok=True)
-    return result
+    if tensorboard:
+        summary_writer()
+    with together(device) as world, repeatable(world.device):
+        feature_set, roles = with_validation(open_features(features, video_stores, text_store), config.training)
+        splits = {role: MomentDataset(feature_set, name.split()[0]) for role, name in roles.items()}
+        info = describe(features, feature_set, roles, splits["train"], config, command, world)
+        if world.first:
+            for sentence in remarks(info, splits.values()):
+                on_note(sentence)
+        with claimed(out, info, resume, on_note) if world.first else nullcontext():
+            world.told(None)  # nobody goes on before the folder is claimed
+            if (out / "result.json").is_file():
+                if world.first:
+                    on_note(f"{out} is finished already and left as it is")
+                return load_result(out)
+            run = _Run(out, info, splits, world, on_note if world.first else lambda sentence: None)
+            result = run.train(tensorboard, on_step, on_epoch)
+            if world.first:
+                write_json(out / "result.json", asdict(result))
+                (out / "last.safetensors").unlink(missing_ok=True)
+            return result
 
 
-def with_validation(features: FeatureSet, training: TrainingConfig) -> tuple[FeatureSet, dict[str, str]]:
-    """The features with a validation split, carved from train by video where the dataset has none. Never test."""
-    manifest = features.manifest
-    if "train" not in manifest.splits:
-        raise ValueError(f"{manifest.dataset} has no split 'train'; it has {', '.join(manifest.splits)}")
-    if "val" in manifest.splits and any(q.windows or q.saliency for q in manifest.split("val")):
-        return features, {"train": "train", "validation": "val"}
-    carved = carve_validation(manifest, training.validation, seed=0, target="val")
-    share = f"val (carved: {training.validation:g} of the videos of train)"
-    return FeatureSet(carved, features.video, features.text), {"train": "train", "validation": share}
+class _Run:
+    """A run whose folder is claimed: its data, its model, and where it stands."""
 
+    def __init__(
+        self, out: Path, info: RunInfo, splits: dict[str, MomentDataset], world: World, on_note: Callable[[str], None]
+    ) -> None:
+        self.out, self.info, self.world, self.config = out, info, world, info.config
+        training = self.config.training
+        pad_to = COMPILED_PAD if compiles(self.config, world.device) else 1
+        self.data = ResidentSplit(
+            splits["train"], world.device, training.residence, pad_to=pad_to, processes=world.here
+        )
+        self.validation = ResidentSplit(splits["validation"], world.device, training.residence) if world.first else None
+        on_note(self.data.where)
+        torch.manual_seed(training.seed)
+        self.model = RDMF(self.config.model, *info.dims).to(world.device)
+        own_draws(world, training.seed)
+        self.step = Step(self.model, self.config, world)
+        self.order = Order(self.data.lengths, training, world)
+        self.at, self.best = Standing(processes=world.size), find_best(out)
+        if (out / "last.safetensors").is_file():
+            self._resume(on_note)
+        self.at.best_epoch = self.best.epoch
 
-def validate(model: RDMF, dataset: MomentDataset, config: Config, max_clips: int) -> dict[str, float]:
-    """Scores of a split as fractions: R1@0.5, R1@0.7, mIoU, mAP; HL-mAP where it has highlights and no moments."""
-    model.eval()
-    predictions = predict_dataset(model, dataset, config.model.moment.iou_share, max_clips)
-    truth = dataset.manifest_of_usable()
-    if not any(query.windows for query in dataset.queries):
-        return {"HL-mAP": float(np.nanmean(per_query(predictions, truth, dataset.split, "highlights")["top_ap"]))}
-    table = per_query(predictions, truth, dataset.split, "qvhighlights")
-    counts = np.isfinite(table["iou"])
-    iou, ap = table["iou"][counts], table["ap"][counts]
-    return {
-        "R1@0.5": float((iou >= 0.5).mean()),
-        "R1@0.7": float((iou >= 0.7).mean()),
-        "mIoU": float(iou.mean()),
-        "mAP": float(ap.mean()),
-    }
+    def train(
+        self, tensorboard: bool, on_step: Callable[[Progress], None], on_epoch: Callable[[dict[str, Any]], None]
+    ) -> TrainResult:
+        began, training = time.monotonic(), self.config.training
+        log = TrainingLog(self.out, self.at, self.order.steps, tensorboard) if self.world.first else None
 
+        def look(progress: Progress) -> None:
+            if log is not None:
+                log.step(progress)
+                on_step(progress)
 
-def loss_of(model: RDMF, batch: Batch, weights: LossWeights) -> dict[str, Tensor]:
-    """Equations (14) to (17) for one batch; 'total' is what is minimised."""
-    output = model(batch.clips, batch.clip_mask, batch.positions, batch.words, batch.word_mask)
-    targets = Targets(batch.spans, batch.span_counts, batch.saliency, batch.saliency_mask)
-    return total_loss(output.moments, output.saliency_logits, targets, weights)
-
-
-def _train_epoch(
-    model: RDMF,
-    optimizer: torch.optim.Optimizer,
-    dataset: MomentDataset,
-    order: torch.Generator,
-    config: Config,
-    epoch: int,
-    on_step: Callable[[Progress], None],
-) -> dict[str, float]:
-    """One pass over the split; the mean of every loss term."""
-    model.train()
-    device = next(model.parameters()).device
-    weights = LossWeights(**config.loss.model_dump())
-    batches = list(_batches(len(dataset), config.training.batch, order))
-    sums: dict[str, float] = {}
-    began, done = time.monotonic(), 0
-    for step, rows in enumerate(batches, 1):
-        _set_lr(optimizer, config.training, (epoch - 1) * len(batches) + step, len(batches))
-        batch = collate([dataset[row] for row in rows]).to(device)
         try:
-            losses = loss_of(model, batch, weights)
-        except DivergenceError as error:
-            raise ValueError(f"epoch {epoch}, step {step}: {error}") from None
-        optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.gradient_clip)
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        if not math.isfinite(float(norm)) or not math.isfinite(values["total"]):
-            bad = ", ".join(name for name, value in values.items() if not math.isfinite(value)) or "the gradient"
-            raise ValueError(
-                f"training diverged at epoch {epoch}, step {step}: {bad} is not finite (queries "
-                f"{', '.join(q.qid for q in batch.queries[:3])} ...); lower training.lr or the time steps"
-            )
-        optimizer.step()
-        done += len(rows)
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
-        rate = done / (time.monotonic() - began)
-        on_step(Progress(epoch, config.training.epochs, step, len(batches), values, rate))
-    return {name: value / len(batches) for name, value in sums.items()}
+            while self.at.epoch < training.epochs and not self._out_of_patience():
+                losses = train_epoch(
+                    self.step, self.data, self.order, training, self.at, on_look=look,
+                    on_checkpoint=lambda done: self._save(Standing(self.at.epoch, done)), on_diverged=self._diverged,
+                )  # fmt: skip
+                if log is not None:
+                    record = {"epoch": self.at.epoch + 1, "loss": losses} | self._validate(self.at.epoch + 1)
+                    record["seconds"] = time.monotonic() - began
+                    log.epoch(record)
+                self._save(Standing(self.at.epoch + 1))
+                if log is not None:
+                    on_epoch(record)
+        finally:
+            if log is not None:
+                log.close()
+        result = TrainResult(
+            self.best.epoch, self.best.scores, self.at.epoch, count_parameters(self.model), time.monotonic() - began
+        )
+        return TrainResult(**self.world.told(asdict(result)))
 
+    def _out_of_patience(self) -> bool:
+        return bool(self.at.best_epoch) and self.at.epoch + 1 - self.at.best_epoch > self.config.training.patience
 
-def _batches(count: int, size: int, order: torch.Generator) -> Iterator[list[int]]:
-    rows = torch.randperm(count, generator=order).tolist()
-    for start in range(0, count, size):
-        yield rows[start : start + size]
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        """The scores of an epoch, and whether they are the best so far: then its weights are kept."""
+        assert self.validation is not None
+        model = self.step.averaged
+        scores = validate(model, self.validation.dataset, self.config, self.info.max_clips, self.validation)
+        self.model.train()
+        score = scores.get(self.config.training.select_by, scores.get("HL-mAP", float("-inf")))
+        best = score > self.best.score or epoch == self.best.epoch  # the latter: killed between the two files
+        if best:
+            self.best = Best(epoch, score, scores)
+            save_best(self.out, model, self.best)
+        return {"validation": scores, "best": best}
 
+    def _save(self, at: Standing) -> None:
+        """A checkpoint. Every process has a part in it, and goes on when it is written."""
+        tensors = self.step.state() | random_state(self.world)
+        tensors["rng.order"] = self.order.state(within_epoch=at.step > 0)
+        at.best_epoch, at.processes = self.best.epoch, self.world.size
+        if self.world.first:
+            save_standing(self.out, tensors, at)
+        at = Standing(**self.world.told(asdict(at)))
+        if not at.step:
+            self.at = at
 
-def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int, steps_per_epoch: int) -> None:
-    factor = min(1.0, step / training.warmup_steps) if training.warmup_steps else 1.0
-    if training.schedule == "cosine":
-        done = min(1.0, step / (steps_per_epoch * training.epochs))
-        factor *= 0.5 * (1 + math.cos(math.pi * done))
-    for group in optimizer.param_groups:
-        group["lr"] = training.lr * factor
+    def _resume(self, on_note: Callable[[str], None]) -> None:
+        tensors, self.at = load_standing(self.out)
+        self.step.restore(tensors, self.at.step)
+        self.order.restore(tensors["rng.order"])
+        restore_random_state(tensors, self.world)
+        where = f"after epoch {self.at.epoch}" + (f", step {self.at.step}" if self.at.step else "")
+        on_note(f"going on {where}")
+        if changed := changes(load_run_info(self.out), self.info):
+            on_note(f"note: it began with other {', '.join(changed)} (run.json), so its bits may differ")
 
-
-def _claim(out: Path, info: RunInfo, resume: bool) -> TrainResult | None:
-    """Make `out` this run's folder; the result where the same run has ended there already."""
-    if not (out / "run.json").is_file():
-        if out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out} is not empty and holds no run; give --out another folder")
-        out.mkdir(parents=True, exist_ok=True)
-        save_run_info(out, info)
-        return None
-    if not resume:
-        raise ValueError(f"{out} holds a run already; give --out another folder, or --resume to go on with it")
-    there = load_run_info(out)
-    for what in ("config", "video_specs", "text_spec", "dataset", "splits"):
-        if getattr(there, what) != getattr(info, what):
-            raise ValueError(
-                f"{out} holds a run with another {what}: {_difference(getattr(there, what), getattr(info, what))}; "
-                "give --out another folder, or delete it"
-            )
-    if not (out / "result.json").is_file():
-        return None
-    return TrainResult(**read_json(out / "result.json", ""))
-
-
-def _difference(old: Any, new: Any) -> str:
-    """The first place where two settings differ."""
-    if isinstance(old, Config) and isinstance(new, Config):
-        a, b = _flat(old.model_dump()), _flat(new.model_dump())
-        key = next(k for k in {**a, **b} if a.get(k) != b.get(k))
-        return f"{key} is {a.get(key)} there, {b.get(key)} here"
-    return f"{old} there, {new} here" if len(f"{old}{new}") < 200 else "they differ"
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
-
-
-def _log(path: Path, record: dict[str, Any], keep_before: int) -> None:
-    """Append an epoch; lines of epochs that a killed run logged but did not keep are dropped."""
-    kept = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in kept if line.endswith("\n") and json.loads(line)["epoch"] < keep_before]
-    path.write_text("".join(kept) + json.dumps(record) + "\n", "utf-8")
-
-
-def _versions() -> dict[str, str]:
-    names = ("rdmf", "torch", "transformers", "numpy", "h5py", "pyarrow")
-    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+    def _diverged(self, step: int, reading: Reading) -> str:
+        """Save what can be looked at, and say what happened."""
+        path, rows = self.out / "diverged.safetensors", self.order.rows(step)
+        queries = [self.data.dataset.queries[row].qid for row in rows.tolist()]
+        said = {"epoch": self.at.epoch + 1, "step": step, "terms": reading.bad_terms, "queries": queries}
+        if self.world.first:
+            batch = self.data.batch(rows)
+            tensors = {f"weights.{name}": value for name, value in self.model.state_dict().items()}
+            tensors |= {f"batch.{f.name}": getattr(batch, f.name) for f in fields(Batch)} | {"rows": rows}
+            write_tensors(path, tensors, said)
+        return (
+            f"training diverged at epoch {said['epoch']}, step {step}: {', '.join(reading.bad_terms)} not finite "
+            f"(queries {', '.join(queries[:3])} ...); lower training.lr or the time steps. "
+            f"The weights before that step and its batch are in {path}"
+        )

@@ -56,7 +56,7 @@ def test_help_is_fast_because_it_imports_nothing_heavy():
     assert "predict" in done.stdout
 
 
-COMMANDS = ("features", "train", "evaluate", "compare", "report", "predict",
+COMMANDS = ("features", "train", "evaluate", "compare", "report", "predict", "runs", "stability",
             *(f"store {name}" for name in ("list", "verify", "repair", "import", "export", "diff")))  # fmt: skip
 
 
@@ -168,7 +168,6 @@ EXTRACT = ["features", "own", "--videos", "{videos}", "--annotations", "{annotat
         (["predict", "{video}", "x", "--run", "{run}", "--device", "cuda:9"], "cuda:9"),
         (["evaluate", "--run", "{run}", "--split", "dev"], "no split 'dev'"),
         (["evaluate", "--run", "{run}", "--features", "{tmp}"], "rdmf features"),
-        (["train", "--features", "{features}", "--out", "{tmp}/r", "--set", "model.hiden=4"], "model.hiden"),
         (["train", "--features", "{features}", "--out", "{run}"], "--resume"),
         (["features", "own", "--videos", "{tmp}", "--annotations", "{annotations}"], "holds none of the"),
         ([*EXTRACT, "--video-encoder", "resnet"], "swin_t"),

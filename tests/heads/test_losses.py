@@ -1,4 +1,4 @@
-"""The loss: closed forms, masks, invariances, ablations."""
+"""The loss: a literal reference, closed forms, masks, invariances, ablations, torch.compile."""
 
 from __future__ import annotations
 
@@ -8,29 +8,38 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
-from rdmf.heads.losses import LossWeights, Targets, moment_losses, saliency_loss, total_loss
-from rdmf.heads.matcher import DivergenceError
+from rdmf.heads.losses import LossWeights, Targets, batch_counts, moment_losses, saliency_loss, total_loss
 from rdmf.heads.moment import MomentOutput
-from rdmf.heads.spans import iou, to_start_end
+from rdmf.heads.spans import giou, iou, to_start_end
 
 COUNTS = [2, 0, 1]
+METHODS = ["batched", "host"]
 
 
-def targets(seed: int = 0) -> Targets:
+def targets(counts: list[int] = COUNTS, seed: int = 0) -> Targets:
     generator = torch.Generator().manual_seed(seed)
-    spans = torch.rand(3, 2, generator=generator) * 0.4 + 0.2
+    span_mask = torch.arange(max(1, *counts)) < torch.tensor(counts)[:, None]
+    spans = torch.rand(*span_mask.shape, 2, generator=generator) * 0.4 + 0.2
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2, [False] * 6])
-    return Targets(spans, COUNTS, torch.rand(3, 6, generator=generator), mask)
+    return Targets(spans.masked_fill(~span_mask[..., None], 0), span_mask, torch.rand(3, 6, generator=generator), mask)
 
 
-def outputs(layers: int = 2, queries: int = 4, iou_head: bool = True) -> MomentOutput:
+def own_spans(truth: Targets) -> list[Tensor]:
+    return [spans[mask] for spans, mask in zip(truth.spans, truth.span_mask, strict=True)]
+
+
+def outputs(
+    layers: int = 2, queries: int = 4, iou_head: bool = True, dtype: torch.dtype = torch.float32
+) -> MomentOutput:
     generator = torch.Generator().manual_seed(1)
 
     def one() -> MomentOutput:
-        logits = torch.randn(3, queries, generator=generator).requires_grad_()
+        logits = torch.randn(3, queries, generator=generator).to(dtype).requires_grad_()
         spans = torch.rand(3, queries, 2, generator=generator).requires_grad_()
-        scores = torch.randn(3, queries, generator=generator).requires_grad_() if iou_head else None
+        scores = torch.randn(3, queries, generator=generator).to(dtype).requires_grad_() if iou_head else None
         return MomentOutput(logits, spans, scores)
 
     final = one()
@@ -38,14 +47,87 @@ def outputs(layers: int = 2, queries: int = 4, iou_head: bool = True) -> MomentO
     return final
 
 
+def leaves(output: MomentOutput) -> list[Tensor]:
+    layers = [output, *output.auxiliary]
+    return [x for layer in layers for x in (layer.class_logits, layer.spans, layer.iou_logits) if x is not None]
+
+
 def perfect(truth: Targets, queries: int = 4) -> MomentOutput:
     """Query t of a sequence is its true span t, sure of itself; the others are far off, and know it."""
     spans = torch.tensor([0.95, 0.02]).expand(3, queries, 2).clone()
     logits = torch.full((3, queries), -40.0)
-    for b, own in enumerate(truth.spans.split(list(truth.counts))):
+    for b, own in enumerate(own_spans(truth)):
         spans[b, : len(own)] = own
         logits[b, : len(own)] = 40.0
     return MomentOutput(logits, spans.requires_grad_(), logits.clone())
+
+
+def literal(output: MomentOutput, saliency_logits: Tensor, truth: Targets, weights: LossWeights) -> dict[str, Tensor]:
+    """(14) to (17) as they are written: layer by layer, sequence by sequence, pair by pair."""
+    layers = []
+    for layer in [output, *output.auxiliary]:
+        logits, spans = layer.class_logits.float(), layer.spans.float()
+        span, overlap, cross_entropy, weight, iou_error = [], [], [], [], []
+        for b, own in enumerate(own_spans(truth)):
+            cost = torch.zeros(logits.shape[1], len(own))
+            for q in range(logits.shape[1]):
+                for t, true in enumerate(own):
+                    cost[q, t] = (
+                        -weights.classification * logits[b, q].sigmoid()
+                        + weights.span * (spans[b, q] - true).abs().sum()
+                        - weights.giou * giou(to_start_end(spans[b, q]), to_start_end(true))
+                    ).detach()
+            pairs = dict(zip(*(x.tolist() for x in linear_sum_assignment(cost.numpy())), strict=True))
+            for q in range(logits.shape[1]):
+                if q in pairs:
+                    true = own[pairs[q]]
+                    span.append(F.smooth_l1_loss(spans[b, q], true, beta=0.01))
+                    overlap.append(1 - giou(to_start_end(spans[b, q]), to_start_end(true)))
+                label, one = (1.0, 1.0) if q in pairs else (0.0, weights.no_object)
+                cross_entropy.append(one * F.softplus((1 - 2 * label) * logits[b, q]))
+                weight.append(one)
+                if layer.iou_logits is not None:
+                    best = max((iou(to_start_end(spans[b, q].detach()), to_start_end(t)) for t in own), default=0.0)
+                    found = layer.iou_logits[b, q].float().sigmoid()
+                    iou_error.append(F.smooth_l1_loss(found, torch.as_tensor(best), beta=0.1))
+        zero = torch.zeros(())
+        terms = {
+            "span": torch.stack([zero, *span]).sum() / max(1, len(span)),
+            "giou": torch.stack([zero, *overlap]).sum() / max(1, len(span)),
+            "class": torch.stack(cross_entropy).sum() / sum(weight),
+        }
+        if iou_error:
+            terms["iou"] = torch.stack(iou_error).mean()
+        layers.append(terms)
+    clips = truth.saliency_mask.nonzero().tolist()
+    each = [F.binary_cross_entropy_with_logits(saliency_logits[b, t], truth.saliency[b, t]) for b, t in clips]
+    saliency = torch.stack([torch.zeros(()), *each]).sum() / max(1, len(each))
+    weight_of = {"span": weights.span, "giou": weights.giou, "class": weights.classification, "iou": weights.iou}
+    sums = [torch.stack([weight_of[name] * value for name, value in terms.items()]).sum() for terms in layers]
+    auxiliary = torch.stack([torch.zeros(()), *sums[1:]]).sum()
+    total = sums[0] + auxiliary + weights.saliency * saliency
+    return {**layers[0], "saliency": saliency, "auxiliary": auxiliary, "total": total}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("counts", "layers", "queries", "iou_head"),
+    [([2, 0, 1], 3, 10, True), ([1, 1, 0], 1, 4, True), ([5, 1, 3], 2, 3, False), ([0, 0, 0], 2, 4, True)],
+)
+def test_values_and_gradients_are_those_of_the_literal_reference(
+    counts: list[int], layers: int, queries: int, iou_head: bool, dtype: torch.dtype, method: str
+) -> None:
+    weights, truth = LossWeights(span=7.0, giou=2.0, no_object=0.3), targets(counts)
+    output, logits = outputs(layers, queries, iou_head, dtype), torch.randn(3, 6, requires_grad=True)
+    found, expected = total_loss(output, logits, truth, weights, method), literal(output, logits, truth, weights)
+    assert list(found) == list(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    inputs = [*leaves(output), logits]
+    torch.testing.assert_close(
+        torch.autograd.grad(found["total"], inputs, allow_unused=True, materialize_grads=True),
+        torch.autograd.grad(expected["total"], inputs, allow_unused=True, materialize_grads=True),
+    )
 
 
 def test_a_perfect_prediction_costs_nothing() -> None:
@@ -59,7 +141,7 @@ def test_a_perfect_prediction_costs_nothing() -> None:
 
 def test_the_order_of_the_true_moments_does_not_matter() -> None:
     truth = targets()
-    swapped = replace(truth, spans=truth.spans[[1, 0, 2]])
+    swapped = replace(truth, spans=torch.cat((truth.spans[:1].flip(1), truth.spans[1:])))
     logits = torch.randn(3, 6)
     first = total_loss(outputs(), logits, truth, LossWeights())
     second = total_loss(outputs(), logits, swapped, LossWeights())
@@ -94,7 +176,7 @@ def test_the_class_term_is_the_two_class_cross_entropy_with_a_weighted_no_object
 def test_every_query_learns_its_best_true_iou_and_the_truth_has_no_gradient() -> None:
     truth, output = targets(), outputs(layers=1)
     best = torch.zeros(3, 4)
-    for b, own in enumerate(truth.spans.split(COUNTS)):
+    for b, own in enumerate(own_spans(truth)):
         for q in range(4):
             each = [iou(to_start_end(output.spans[b, q]), to_start_end(t)).item() for t in own]
             best[b, q] = max(each, default=0.0)
@@ -109,7 +191,7 @@ def test_every_query_learns_its_best_true_iou_and_the_truth_has_no_gradient() ->
 
 
 def test_queries_without_any_moment_are_all_no_object() -> None:
-    none = Targets(torch.zeros(0, 2), [0, 0, 0], torch.zeros(3, 6), torch.zeros(3, 6, dtype=torch.bool))
+    none = replace(targets([0, 0, 0]), saliency_mask=torch.zeros(3, 6, dtype=torch.bool))
     output = outputs()
     losses = total_loss(output, torch.randn(3, 6), none, LossWeights())
     assert losses["span"].item() == losses["giou"].item() == losses["saliency"].item() == 0
@@ -146,11 +228,97 @@ def test_padding_of_clips_does_not_change_the_saliency_loss() -> None:
 def test_bad_input_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="loss weight giou >= 0, got -1"):
         LossWeights(giou=-1)
-    with pytest.raises(ValueError, match="expected 4 true spans"):
-        replace(targets(), counts=[2, 1, 1])
+    truth = targets()
+    with pytest.raises(ValueError, match=r"N >= 1, got \(3, 2, 2\) and \(3, 1\)"):
+        replace(truth, span_mask=truth.span_mask[:, :1])
+    with pytest.raises(ValueError, match=r"N >= 1, got \(3, 0, 2\) and \(3, 0\)"):
+        replace(truth, spans=truth.spans[:, :0], span_mask=truth.span_mask[:, :0])
     with pytest.raises(ValueError, match="saliency and its mask"):
-        replace(targets(), saliency=torch.zeros(3, 7))
+        replace(truth, saliency=torch.zeros(3, 7))
+    with pytest.raises(ValueError, match=r"saliency and its mask as \[3, T\]"):
+        replace(truth, saliency=torch.zeros(2, 6), saliency_mask=torch.zeros(2, 6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("counts", [[1, 0, 1], [2, 0, 1]])
+@pytest.mark.parametrize("field", ["class_logits", "spans", "iou_logits"])
+def test_what_has_diverged_makes_the_total_nan(field: str, counts: list[int], method: str) -> None:
     output = outputs()
-    output.class_logits = output.class_logits * float("nan")
-    with pytest.raises(DivergenceError):
-        total_loss(output, torch.randn(3, 6), targets(), LossWeights())
+    value = getattr(output, field).detach().clone()
+    value[0, 2] = float("nan")
+    losses = total_loss(replace(output, **{field: value}), torch.randn(3, 6), targets(counts), LossWeights(), method)
+    assert losses["total"].isnan()
+
+
+def test_what_stands_in_the_padding_of_the_true_spans_does_not_matter() -> None:
+    truth, logits = targets(), torch.randn(3, 6)
+    padding = ~truth.span_mask[..., None]
+    clean = total_loss(outputs(), logits, truth, LossWeights())
+    for rubbish in (0.5, float("nan")):
+        found = total_loss(
+            outputs(), logits, replace(truth, spans=truth.spans.masked_fill(padding, rubbish)), LossWeights()
+        )
+        assert found == clean
+    wider = replace(truth, spans=F.pad(truth.spans, (0, 0, 0, 3)), span_mask=F.pad(truth.span_mask, (0, 3)))
+    torch.testing.assert_close(total_loss(outputs(), logits, wider, LossWeights()), clean)
+
+
+@pytest.mark.parametrize("counts", [[1, 0, 1], [5, 1, 3]])
+def test_no_step_depends_on_what_a_tensor_holds(counts: list[int]) -> None:
+    """Tensors of the meta device hold nothing: whatever reads a value or makes a shape of one fails."""
+    truth, output = targets(counts), outputs()
+    on_meta = Targets(
+        *(getattr(truth, name).to("meta") for name in ("spans", "span_mask", "saliency", "saliency_mask"))
+    )
+    layers = [
+        MomentOutput(*(x.detach().to("meta").requires_grad_() for x in (o.class_logits, o.spans, o.iou_logits)))
+        for o in (output, *output.auxiliary)
+    ]
+    logits = torch.randn(3, 6, device="meta", requires_grad=True)
+    losses = total_loss(replace(layers[0], auxiliary=layers[1:]), logits, on_meta, LossWeights(), "batched")
+    losses["total"].backward()
+    assert layers[1].spans.grad.shape == (3, 4, 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_compiles_without_a_break_and_gives_the_same(method: str) -> None:
+    weights, logits = LossWeights(), torch.randn(3, 6)
+
+    def loss(output: MomentOutput, spans: Tensor, mask: Tensor, saliency: Tensor, saliency_mask: Tensor) -> Tensor:
+        return total_loss(output, logits, Targets(spans, mask, saliency, saliency_mask), weights, method)["total"]
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for counts in ([1, 0, 1], [2, 0, 1], [3, 4, 0], [5, 1, 7]):
+        truth, output = targets(counts), outputs()
+        inputs = (output, truth.spans, truth.span_mask, truth.saliency, truth.saliency_mask)
+        found, expected = compiled(*inputs), loss(*inputs)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, leaves(output)), torch.autograd.grad(expected, leaves(output))
+        )
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 1], [5, 1, 3], [0, 0, 0]])
+def test_losses_and_gradients_of_parts_add_up_to_those_of_the_batch(counts: list[int]) -> None:
+    weights, truth, output, logits = LossWeights(), targets(counts), outputs(), torch.randn(3, 6, requires_grad=True)
+
+    def part(rows: slice) -> tuple[MomentOutput, Tensor, Targets]:
+        own = [
+            MomentOutput(layer.class_logits[rows], layer.spans[rows], layer.iou_logits[rows])
+            for layer in (output, *output.auxiliary)
+        ]
+        fields = (truth.spans, truth.span_mask, truth.saliency, truth.saliency_mask)
+        return replace(own[0], auxiliary=own[1:]), logits[rows], Targets(*(x[rows] for x in fields))
+
+    parts = [part(slice(0, 2)), part(slice(2, 3))]
+    whole = batch_counts(truth, 4)
+    torch.testing.assert_close(sum(batch_counts(targets, 4) for *_, targets in parts), whole)
+    found = [total_loss(*p, weights, counts=whole) for p in parts]
+    expected = total_loss(output, logits, truth, weights)
+    torch.testing.assert_close({name: found[0][name] + found[1][name] for name in expected}, expected)
+    inputs = [*leaves(output), logits]
+    torch.testing.assert_close(
+        torch.autograd.grad(found[0]["total"] + found[1]["total"], inputs),
+        torch.autograd.grad(expected["total"], inputs),
+    )

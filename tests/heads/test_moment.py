@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from rdmf.heads.losses import LossWeights, Targets, total_loss
-from rdmf.heads.matcher import pad_spans
 from rdmf.heads.moment import MomentHead, MomentOutput, anchor_spans, moments, sine_embedding
 from rdmf.heads.saliency import SaliencyHead
 from rdmf.heads.spans import pairwise_iou, to_centre_width, to_start_end
@@ -20,6 +19,12 @@ def batch(lengths: list[int], hidden: int, seed: int = 0) -> tuple[Tensor, Tenso
     n = torch.tensor(lengths)[:, None]
     index = torch.arange(max(lengths))
     return clips, index < n, (index + 0.5) / n
+
+
+def padded(spans: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Spans [n, 2] of every sequence -> [B, N, 2] padded with 0 and bool [B, N]."""
+    there = [torch.ones(len(own), dtype=torch.bool) for own in spans]
+    return nn.utils.rnn.pad_sequence(spans, batch_first=True), nn.utils.rnn.pad_sequence(there, batch_first=True)
 
 
 def test_anchors_lie_inside_and_come_near_every_window() -> None:
@@ -90,7 +95,8 @@ def test_the_loss_reaches_every_parameter(iou_head: bool) -> None:
     torch.manual_seed(0)
     head, saliency = MomentHead(hidden=32, queries=8, iou_head=iou_head), SaliencyHead(32)
     clips, mask, positions = batch([12, 7], 32)
-    truth = Targets(torch.tensor([[0.3, 0.2], [0.7, 0.3], [0.5, 0.5]]), [2, 1], torch.zeros(mask.shape), mask)
+    spans = torch.tensor([[[0.3, 0.2], [0.7, 0.3]], [[0.5, 0.5], [0.0, 0.0]]])
+    truth = Targets(spans, torch.tensor([[True, True], [True, False]]), torch.zeros(mask.shape), mask)
     losses = total_loss(head(clips, mask, positions), saliency(clips, mask), truth, LossWeights())
     losses["total"].backward()
     for name, parameter in [*head.named_parameters(), *saliency.named_parameters()]:
@@ -172,7 +178,7 @@ def test_hidden_windows_are_found_after_a_few_passes_over_512_samples() -> None:
     for _ in range(epochs):
         for rows in torch.randperm(train).split(size):
             x, own = project(clips[rows]), [truth[i] for i in rows.tolist()]
-            target = Targets(torch.cat(own), [len(t) for t in own], inside[rows].float(), mask[rows])
+            target = Targets(*padded(own), inside[rows].float(), mask[rows])
             output = head(x, mask[rows], positions[rows])
             loss = total_loss(output, saliency(x, mask[rows]), target, LossWeights())["total"]
             optimiser.zero_grad()
@@ -183,7 +189,6 @@ def test_hidden_windows_are_found_after_a_few_passes_over_512_samples() -> None:
     head.eval()
     with torch.no_grad():
         windows, _ = moments(head(project(clips[train:]), mask[train:], positions[train:]), 0.5)
-    padded, _ = pad_spans(torch.cat(truth[train:]), [len(t) for t in truth[train:]])
-    first = pairwise_iou(windows[:, :1], to_start_end(padded)).amax((1, 2))
+    first = pairwise_iou(windows[:, :1], to_start_end(padded(truth[train:])[0])).amax((1, 2))
     recall = (first >= 0.7).float().mean().item()
     assert recall > 0.9, f"R1@0.7 is {recall:.3f}, mean IoU {first.mean().item():.3f}"

@@ -10,6 +10,7 @@ from rdmf.extract.schedule import extract_store
 from rdmf.manifests.schema import Moment, Query, Saliency
 from rdmf.pipeline.dataset import (
     Clips,
+    Example,
     MomentDataset,
     collate,
     open_features,
@@ -29,20 +30,20 @@ def test_positions_and_spans_are_shares_of_the_time_the_clips_cover():
     torch.testing.assert_close(clips.positions, torch.tensor([0.2, 0.6, 0.9]))
     query = Query("q", "v", "x", "train", (Moment(1.0, 4.0), Moment(4.5, 9.0), Moment(6.0, 7.0)))
     # the second is clipped to the clips' end, the third lies behind it
-    torch.testing.assert_close(span_targets(query, clips), torch.tensor([[0.5, 0.6], [0.95, 0.1]]))
+    torch.testing.assert_close(span_targets(query, clips.times_s), torch.tensor([[0.5, 0.6], [0.95, 0.1]]))
 
 
 def test_saliency_is_the_mean_share_of_the_scale_inside_the_windows_and_zero_elsewhere():
     clips = clips_of([0, 2, 4, 6, 8])
     scores = Saliency((0, 1, 2), ((4.0, 4.0, 4.0), (4.0, 2.0, 0.0), (1.0, 1.0, 1.0)), 2.0)
-    target, labelled = saliency_targets(Query("q", "v", "x", "train", (Moment(2.0, 6.0),), scores), clips)
+    target, labelled = saliency_targets(Query("q", "v", "x", "train", (Moment(2.0, 6.0),), scores), clips.times_s)
     assert labelled
     torch.testing.assert_close(target, torch.tensor([0.0, 0.5, 0.25, 0.0]))
 
 
 def test_saliency_without_scores_is_one_inside_the_windows():
     clips = clips_of([0, 1, 2, 3])
-    target, labelled = saliency_targets(Query("q", "v", "x", "train", (Moment(1.0, 2.2),)), clips)
+    target, labelled = saliency_targets(Query("q", "v", "x", "train", (Moment(1.0, 2.2),)), clips.times_s)
     assert labelled
     assert target.tolist() == [0.0, 1.0, 0.0]
 
@@ -50,12 +51,12 @@ def test_saliency_without_scores_is_one_inside_the_windows():
 def test_saliency_scores_are_on_their_own_scale_and_grid():
     clips = clips_of([0, 1, 2, 3, 4])
     scores = Saliency((0, 1), ((5.0,), (3.0,)), clip_seconds=2.0, low=1.0, high=5.0)
-    target, _ = saliency_targets(Query("q", "v", "x", "train", (), scores), clips)
+    target, _ = saliency_targets(Query("q", "v", "x", "train", (), scores), clips.times_s)
     assert target.tolist() == [1.0, 1.0, 0.5, 0.5]
 
 
 def test_a_query_without_labels_has_no_saliency_target():
-    _, labelled = saliency_targets(Query("q", "v", "x", "test"), clips_of([0, 1, 2]))
+    _, labelled = saliency_targets(Query("q", "v", "x", "test"), clips_of([0, 1, 2]).times_s)
     assert not labelled
 
 
@@ -63,7 +64,7 @@ def test_a_batch_holds_what_its_examples_hold(tiny_features):
     dataset = MomentDataset(open_features(tiny_features), "train")
     examples = [dataset[i] for i in (0, 5, 17)]
     batch = collate(examples)
-    assert batch.span_counts == (1, 1, 1)
+    assert batch.span_mask.tolist() == [[True]] * 3
     for row, example in enumerate(examples):
         clips = len(example.clips.values)
         torch.testing.assert_close(batch.clips[row, :clips], example.clips.values)
@@ -71,6 +72,22 @@ def test_a_batch_holds_what_its_examples_hold(tiny_features):
         assert not batch.clips[row, clips:].any()
         torch.testing.assert_close(batch.words[row, : len(example.words)], example.words)
     assert torch.equal(batch.saliency_mask, batch.clip_mask)
+
+
+def test_queries_of_a_batch_have_as_many_spans_as_they_have_windows():
+    clips, words = clips_of([0, 2, 4]), torch.ones(3, 5)
+    windows = ((Moment(0.0, 1.0), Moment(1.0, 4.0)), (), (Moment(2.0, 3.0),))
+    queries = [Query(str(i), "v", "x", "train", w) for i, w in enumerate(windows)]
+    examples = [
+        Example(q, clips, words, span_targets(q, clips.times_s), *saliency_targets(q, clips.times_s)) for q in queries
+    ]
+    batch = collate(examples)
+    assert batch.span_mask.tolist() == [[True, True], [False, False], [True, False]]
+    expected = [[[0.125, 0.25], [0.625, 0.75]], [[0, 0], [0, 0]], [[0.625, 0.25], [0, 0]]]
+    torch.testing.assert_close(batch.spans, torch.tensor(expected))
+    assert batch.saliency_mask.tolist() == [[True, True], [False, False], [True, True]]
+    none = collate(examples[1:2])  # a place to look at even where there is nothing
+    assert (none.spans.shape, none.span_mask.tolist()) == ((1, 1, 2), [[False]])
 
 
 def test_the_features_are_those_of_the_query(tiny_features):

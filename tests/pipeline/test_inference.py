@@ -12,6 +12,7 @@ from rdmf.pipeline.controls import CONTROLS, control_predictions
 from rdmf.pipeline.dataset import Clips, Example, MomentDataset, open_features
 from rdmf.pipeline.inference import KEEP, Found, ask, cut, on_grid, predict_dataset
 from rdmf.pipeline.model import RDMF
+from rdmf.pipeline.resident import ResidentSplit
 
 
 @pytest.fixture
@@ -110,6 +111,19 @@ def test_shuffling_clips_keeps_the_clips_and_changes_the_answers(model, tiny_fea
     assert any(not np.allclose(a.windows, b.windows) for a, b in zip(straight, shuffled, strict=True))
     with pytest.raises(ValueError, match="order"):
         predict_dataset(model, dataset, 0.5, 30, order="backwards")
+
+
+@pytest.mark.parametrize("max_clips", [30, 10])  # at 10 some videos are read in parts
+def test_a_packed_split_is_answered_as_its_examples_are(model, tiny_features, max_clips):
+    dataset = MomentDataset(open_features(tiny_features), "test")
+    split = ResidentSplit(dataset)
+    assert (len(cut(int(split.lengths.max()), max_clips)) > 1) == (max_clips == 10)
+    one_by_one = predict_dataset(model, dataset, 0.5, max_clips)
+    packed = predict_dataset(model, dataset, 0.5, max_clips, resident=split)
+    for a, b in zip(one_by_one, packed, strict=True):
+        assert (a.qid, a.vid, a.query) == (b.qid, b.vid, b.query)
+        np.testing.assert_allclose(a.windows, b.windows, atol=0 if max_clips == 30 else 1e-4)
+        np.testing.assert_allclose(a.saliency, b.saliency, atol=0 if max_clips == 30 else 1e-5)
 
 
 def test_any_moment_is_a_true_moment_of_the_video_whatever_is_asked(model, tiny_features):

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import hashlib
 import json
-import signal
-import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from rdmf.pipeline.checkpoint import load_best, load_run_info, read_tensors, write_tensors
+from rdmf.heads.losses import LossWeights
+from rdmf.pipeline.checkpoint import load_best, load_run_info
 from rdmf.pipeline.config import Config, load_config, parse_config
-from rdmf.pipeline.dataset import MomentDataset, collate, open_features
+from rdmf.pipeline.dataset import Batch, MomentDataset, collate, open_features
+from rdmf.pipeline.epoch import Diverged
 from rdmf.pipeline.evaluate_run import evaluate_run
 from rdmf.pipeline.model import RDMF, count_parameters
-from rdmf.pipeline.train import LossWeights, loss_of, train, validate, with_validation
+from rdmf.pipeline.runs import summarise
+from rdmf.pipeline.schedules import learning_rate
+from rdmf.pipeline.step import loss_of
+from rdmf.pipeline.tensor_files import read_file, write_tensors
+from rdmf.pipeline.train import train
+from rdmf.pipeline.validation import validate, with_validation
 
 
 def changed(config: Config, **training) -> Config:
@@ -42,53 +48,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_featu
     runs = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(tiny_features, tmp_path / name, changed(tiny_config, seed=seed, epochs=2))
-        runs[name] = read_tensors(tmp_path / name / "best.safetensors")
-    assert all(torch.equal(runs["a"][k], runs["b"][k]) for k in runs["a"])
-    assert any(not torch.equal(runs["a"][k], runs["c"][k]) for k in runs["a"])
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from rdmf.pipeline.config import parse_config
-from rdmf.pipeline.train import train
-import json
-features, out, config = sys.argv[1:]
-train(Path(features), Path(out), parse_config(json.loads(config), "test"), resume=True,
-      on_step=lambda p: print(p.epoch, p.step, flush=True))
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny_features, tiny_config, tmp_path):
-    config = changed(
-        parse_config(tiny_config.model_dump() | {"model": tiny_config.model.model_dump() | {"dropout": 0.2}}, "t"),
-        epochs=4,
-    )
-    torch.set_num_threads(1)
-    train(tiny_features, tmp_path / "whole", config)
-    arguments = [str(tiny_features), str(tmp_path / "killed"), json.dumps(config.model_dump())]
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True, env=_one_thread()
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.split() == ["3", "4"]:  # in the middle of the third epoch
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait()
-    assert not (tmp_path / "killed" / "result.json").exists()
-    subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True, capture_output=True, env=_one_thread())
-    whole, killed = (read_tensors(tmp_path / name / "best.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(whole[k], killed[k]) for k in whole)
-    lines = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "killed")]
-    assert [json.loads(line)["loss"] for line in lines[0]] == [json.loads(line)["loss"] for line in lines[1]]
-
-
-def _one_thread() -> dict[str, str]:
-    import os
-
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+        runs[name] = (tmp_path / name / "best.safetensors").read_bytes()
+    assert runs["a"] == runs["b"]
+    assert runs["a"] != runs["c"]
 
 
 def test_a_finished_run_is_left_as_it_is_and_another_config_is_refused(tiny_features, tiny_config, tmp_path):
@@ -115,9 +77,104 @@ def test_training_stops_when_validation_no_longer_improves(tiny_features, tiny_c
     assert result.best_epoch <= result.epochs <= result.best_epoch + 3
 
 
-def test_divergence_names_epoch_and_step_and_leaves_the_best_weights(tiny_features, tiny_config, tmp_path):
-    with pytest.raises(ValueError, match=r"epoch \d+, step \d+"):
-        train(tiny_features, tmp_path / "run", changed(tiny_config, lr=1e30, gradient_clip=1e30, epochs=5))
+def test_divergence_names_step_term_and_queries_and_keeps_weights_and_batch_to_look_at(
+    tiny_features, tiny_config, tmp_path
+):
+    out, config = tmp_path / "run", changed(tiny_config, lr=1e30, gradient_clip=1e30, epochs=5, log_every=7)
+    with pytest.raises(Diverged, match=r"epoch \d+, step \d+: .*total.* not finite") as error:
+        train(tiny_features, out, config)
+    tensors, said = read_file(out / "diverged.safetensors", "")
+    assert f"epoch {said['epoch']}, step {said['step']}: {', '.join(said['terms'])}" in str(error.value)
+    assert said["queries"][0] in str(error.value)
+    assert str(out / "diverged.safetensors") in str(error.value)
+
+    model = RDMF(config.model, *load_run_info(out).dims)
+    model.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    assert all(p.isfinite().all() for p in model.parameters())
+    dataset = MomentDataset(open_features(tiny_features), "train")
+    rows = tensors["rows"].tolist()
+    assert [dataset.queries[row].qid for row in rows] == said["queries"]
+    batch = Batch(*(tensors[f"batch.{f.name}"] for f in fields(Batch)))
+    torch.testing.assert_close(batch.clips, collate([dataset[row] for row in rows]).clips)
+    assert not loss_of(model, batch, LossWeights())["total"].isfinite()  # what is kept shows what happened
+
+
+def test_a_run_that_never_reached_a_checkpoint_gives_its_folder_to_the_next(tiny_features, tiny_config, tmp_path):
+    out, notes = tmp_path / "run", []
+    with pytest.raises(Diverged):
+        train(tiny_features, out, changed(tiny_config, lr=1e30, gradient_clip=1e30))
+    result = train(tiny_features, out, changed(tiny_config, epochs=1), on_note=notes.append)
+    assert result.epochs == 1
+    assert any("ended before its first checkpoint" in note for note in notes)
+    assert not (out / "diverged.safetensors").exists()
+    assert {json.loads(line)["epoch"] for line in (out / "steps.jsonl").read_text().splitlines()} == {1}
+
+
+def test_two_processes_do_not_train_into_one_folder(tiny_features, tiny_config, tmp_path):
+    out = tmp_path / "run"
+
+    def meanwhile(_):
+        with pytest.raises(ValueError, match="another process trains into"):
+            train(tiny_features, out, tiny_config, resume=True)
+        seen.append(summarise(out).state)
+
+    seen = []
+    train(tiny_features, out, changed(tiny_config, epochs=2), on_epoch=meanwhile)
+    assert seen == ["training, after epoch 1", "training, after epoch 2"]
+
+
+def test_with_a_running_mean_what_is_validated_is_what_is_saved(tiny_features, tiny_config, tmp_path):
+    config, records = changed(tiny_config, epochs=2, ema=0.9), []
+    result = train(tiny_features, tmp_path / "mean", config, on_epoch=records.append)
+    train(tiny_features, tmp_path / "raw", changed(config, ema=0.0))
+    info = load_run_info(tmp_path / "mean")
+    features, _ = with_validation(open_features(tiny_features), config.training)
+    again = validate(load_best(tmp_path / "mean", info), MomentDataset(features, "val"), config, info.max_clips)
+    assert again == result.best == records[result.best_epoch - 1]["validation"]
+    losses = [[json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").open()] for n in ("mean", "raw")]
+    assert losses[0] == losses[1]  # the mean is beside training, not in it
+    assert (tmp_path / "mean/best.safetensors").read_bytes() != (tmp_path / "raw/best.safetensors").read_bytes()
+
+
+def test_accumulated_batches_take_the_steps_of_one_large_batch(tiny_features, tiny_config, tmp_path):
+    for name, settings in (("one", {"batch": 24}), ("parts", {"batch": 8, "accumulate": 3})):
+        train(tiny_features, tmp_path / name, changed(tiny_config, epochs=2, **settings))
+    one, parts = ([json.loads(line)["loss"] for line in (tmp_path / n / "log.jsonl").open()] for n in ("one", "parts"))
+    for a, b in zip(one, parts, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_bucketed_batches_learn_from_every_query_too(tiny_features, tiny_config, tmp_path):
+    seen = []
+    config = changed(tiny_config, epochs=1, bucket=True, log_every=3)
+    train(tiny_features, tmp_path / "run", config, on_step=seen.append)
+    assert [p.step for p in seen] == [3, 6, 9, 12, 15, 18, 20]
+    assert all(p.steps == 20 and p.queries_per_s > 0 and 0 <= p.data_share <= 1 for p in seen)
+
+
+def test_the_steps_that_were_looked_at_are_logged_with_what_they_were_doing(tiny_features, tiny_config, tmp_path):
+    config = changed(tiny_config, epochs=2, log_every=8, schedule="cosine", warmup_steps=5)
+    train(tiny_features, tmp_path / "run", config)
+    steps = [json.loads(line) for line in (tmp_path / "run/steps.jsonl").open()]
+    assert [(s["epoch"], s["step"]) for s in steps] == [(e, s) for e in (1, 2) for s in (8, 16, 20)]
+    assert [s["lr"] for s in steps] == [learning_rate(config.training, n, 20) for n in (8, 16, 20, 28, 36, 40)]
+    epochs = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    for epoch in (1, 2):
+        windows = [s["loss"]["total"] for s in steps if s["epoch"] == epoch]
+        mean = (8 * windows[0] + 8 * windows[1] + 4 * windows[2]) / 20
+        assert epochs[epoch - 1]["loss"]["total"] == pytest.approx(mean)
+
+
+def test_a_run_says_all_that_is_needed_to_repeat_it(tiny_features, tiny_config, tmp_path):
+    train(tiny_features, tmp_path / "a", changed(tiny_config, epochs=1), command="rdmf train ...")
+    info = load_run_info(tmp_path / "a")
+    assert info.command == "rdmf train ..."
+    assert info.machine["threads"] == torch.get_num_threads()
+    assert info.machine["device"] == "cpu"
+    assert info.versions["torch"] == torch.__version__
+    assert info.manifest_sha256 == hashlib.sha256((tiny_features / "manifest.parquet").read_bytes()).hexdigest()
+    train(Path(info.features), tmp_path / "b", info.config)
+    assert (tmp_path / "a/best.safetensors").read_bytes() == (tmp_path / "b/best.safetensors").read_bytes()
 
 
 def test_validation_is_carved_from_train_by_video_where_there_is_none(tmp_path, tiny, tiny_config):
