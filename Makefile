@@ -61,7 +61,7 @@ evaluate: $(RUN)/result.json
 	$(RDMF) evaluate --run $(RUN) --split $(SPLIT) --json $(RUN)/$(SPLIT).json
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

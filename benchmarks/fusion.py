@@ -3,9 +3,9 @@
 All of a row is taken in turn; times are ms, median (range over repeats), and ratios are of neighbouring runs.
 
 1. M steps: what the block runs (`react_in_one_pass`), the loop with autograd, the loop under torch.compile (mode
-   default, dynamic shapes, so that a length costs no new compilation), and the floor of fusion_measures.py with the
-   best copy of the row. `off`: the largest difference of ours from the fp32 loop, in U^M and in every gradient,
-   relative to the largest number of each.
+   default, dynamic shapes, so that a length costs no new compilation), and the floor of fusion_measures.py, from the
+   best copy of the row and the best matrix product so far. `off`: the largest difference of ours from the fp32 loop, in
+   U^M and in every gradient, relative to the largest number of each.
 2. Peak memory of forward and backward above the inputs, against M.
 3. Modules forward and backward, and the exponent of T in their time over the larger T. `encoder layer` is
    nn.TransformerEncoderLayer over the clips. No dropout and no padding, which favours attention: on the CPU its fast
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fusion_measures import about, difference, exponent, floor, gradients, in_turn, peak_bytes, spread
+from fusion_measures import about, difference, exponent, floor, gradients, in_turn, peak_bytes, product, spread
 from torch import Tensor, nn
 from video_swin import ceilings, seconds
 
@@ -115,8 +115,11 @@ def reaction(options: argparse.Namespace, flops: float) -> list[str]:
     """Table 1; returns the lines of table 2, which are measured beside it at the middle T."""
     header = ("loop", "compiled", "ours", "loop / ours", "compiled / ours", "ours / floor")
     print(
-        f"\n{'1. reaction and diffusion steps':36}" + "".join(f"{name:>16}{'':8}" for name in header) + "bound by   off"
+        f"\n{'1. reaction and diffusion steps':36}"
+        + "".join(f"{name:>14}{'':10}" for name in header)
+        + "bound by   off"
     )
+    count, multiply = product(options.device)
     middle, peaks = sorted(options.clips)[len(options.clips) // 2], []
     for steps in options.steps:
         compiled = compile_loop(options, steps)
@@ -130,7 +133,9 @@ def reaction(options: argparse.Namespace, flops: float) -> list[str]:
                 if way is not None
             }
             off = difference(case.both(ours, steps), case.both(loop, steps, torch.float32))
-            taken = in_turn(runs | {"copy": case.copy}, options.device, options.repeat, options.row_seconds)
+            beside = {"copy": case.copy, "product": multiply}
+            taken = in_turn(runs | beside, options.device, options.repeat, options.row_seconds)
+            flops = max(flops, count / taken["product"].min() * 1e3)
             least = floor(steps, case.u.numel(), taken["copy"].min(), flops)
             for kind, title, least_ms in (("forward", "forward", least.forward), ("both", "and back", least.both)):
                 times = [taken.get(f"{name} {kind}") for name in ways]
@@ -142,6 +147,7 @@ def reaction(options: argparse.Namespace, flops: float) -> list[str]:
                 found = {name: peak_bytes(runs[f"{name} both"], options.device) for name in ways if ways[name]}
                 texts = (f"{name} {taken_of(peak, case.u.nbytes)}" for name, peak in found.items())
                 peaks.append(f"M {steps:<3} T {clips:<6} B {case.batch:<20}" + "".join(f"{text:40}" for text in texts))
+    print(f"floor: from up to {flops / 1e9:.1f} GFLOP/s of the products beside the rows")
     return peaks
 
 
@@ -177,14 +183,14 @@ def modules(options: argparse.Namespace) -> None:
         for name, times in in_turn(runs, options.device, options.repeat, options.row_seconds).items():
             found[name][clips] = times / case.batch
     header = (*(f"T {clips}" for clips in options.clips), "exponent of T")
-    print(f"\n{f'3. modules (M {MODULE_STEPS}), ms a sequence':36}" + "".join(f"{name:>16}{'':8}" for name in header))
+    print(f"\n{f'3. modules (M {MODULE_STEPS}), ms a sequence':36}" + "".join(f"{name:>14}{'':10}" for name in header))
     for name, at in found.items():
         print(f"{name:36}" + "".join(map(spread, (*map(at.get, options.clips), exponent(at)))), flush=True)
 
 
 def temporal(options: argparse.Namespace) -> None:
     names = ("steps", "matrix", "Fourier", "Fourier, ragged", "Fourier / matrix", "steps / best")
-    print(f"\n{'4. temporal diffusion':36}" + "".join(f"{name:>16}{'':8}" for name in names) + "off")
+    print(f"\n{'4. temporal diffusion':36}" + "".join(f"{name:>14}{'':10}" for name in names) + "off")
     own, d = spectrum.DENSE, torch.tensor(0.2, device=options.device, requires_grad=True)
 
     def both(diffuse: Callable, dense: int, x: Tensor, mask: Tensor, grad: Tensor, steps: int) -> list[Tensor]:

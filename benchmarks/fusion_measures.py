@@ -3,8 +3,9 @@
 The floor of a pass over N = B T D numbers is the larger of two times. Memory: the forward pass reads U^0 and writes
 U^M, as a copy of a species does; the backward pass reads U^0 and the gradient and writes one, 3/2 of that. A copy of
 the same size is timed, so caches count for the floor too. Arithmetic: the least additions, multiplications and fused
-pairs that we know of, each one instruction, at half the FLOP/s of a large matrix product in fp32 (without TF32), which
-stands for the peak of fused multiply-adds and on a CPU reaches most of it.
+pairs that we know of, each one instruction, at half the FLOP/s of a matrix product in fp32 (without TF32), which stands
+for the peak of fused multiply-adds. On a CPU it reaches most of that, and additions may have units of their own, so
+that is a floor within a tenth or two.
 
 An Euler step of Gray-Scott, one number of both species, constants folded (l, r: the neighbours):
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import gc
 import os
 import platform
@@ -46,6 +48,8 @@ from rdmf.fuse import fused_cpu
 STEP, ADJOINT = 10, 17
 WITHOUT_V, WITHOUT_Q = 4, 7
 """Saved in the last step, as V^M is not asked for, and in its adjoint, as Q^M is 0."""
+PRODUCT = {"cpu": 1024, "cuda": 8192}
+"""Rows of the square matrices whose product is timed beside each row."""
 TOO_LONG_S = 60
 
 
@@ -70,6 +74,13 @@ def floor(steps: int, numbers: int, copy_ms: float, flops: float) -> Floor:
     return Floor(forward, forward + backward, "memory" if sum(memory) > sum(arithmetic) else "arithmetic")
 
 
+def product(device: torch.device) -> tuple[int, Callable[[], Tensor]]:
+    """A matrix product in fp32 and its FLOPs."""
+    side = PRODUCT[device.type]
+    a, b, out = torch.randn(3, side, side, device=device)
+    return 2 * side**3, functools.partial(torch.mm, a, b, out=out)
+
+
 def in_turn(
     runs: dict[str, Callable[[], Any]], device: torch.device, repeat: int, row_seconds: float
 ) -> dict[str, np.ndarray]:
@@ -92,7 +103,7 @@ def spread(values: np.ndarray | None) -> str:
     if values is None:
         return f"{'-':>24}"
     median, low, high = (f"{x:.0f}" if x >= 100 else f"{x:.3g}" for x in (np.median(values), *np.sort(values)[[0, -1]]))
-    return f"{median:>10} {f'({low}-{high})':13}"
+    return f"{median:>8} {f'({low}-{high})':15}"
 
 
 def exponent(times: dict[int, np.ndarray], largest: int = 3) -> np.ndarray | None:

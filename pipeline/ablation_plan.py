@@ -27,7 +27,7 @@ from .sweep import Sweep, Variant
 from .validation import with_validation
 
 PROCESS_BYTES = 1_500_000_000
-"""Of one training, its features aside. 0.5 GB are libraries; the paper's model on videos of a minute takes 0.8 in all."""
+"""Of one training, its features aside. Libraries take 0.5 GB, with the paper's model on videos of a minute 0.8."""
 MEMORY_SHARE = 0.8
 """Of the free memory that all trainings together may take."""
 SAME = ("base", "video_specs", "text_spec", "manifest_sha256")

@@ -13,6 +13,9 @@ import torch
 
 from rdmf import cli
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton: its kernels run on the CPU
 
