@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from .laplacian import zero_padding
+from .laplacian import check_prefix, zero_padding
 
 
 class FusionBlock(nn.Module, ABC):
@@ -35,6 +35,7 @@ class FusionBlock(nn.Module, ABC):
 
     def forward(self, clips: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """clips [B, T, D], clip_mask [B, T], words [B, L, D], word_mask [B, L] -> [B, T, D], 0 at padding."""
+        check_prefix(clip_mask)
         clips, words = zero_padding(clips, clip_mask), zero_padding(words, word_mask)
         x = clips + self.dropout(self.mix(self.norm_clips(clips), clip_mask, words, word_mask))
         x = x + self.dropout(self.ffn(self.norm_ffn(x)))

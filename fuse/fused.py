@@ -10,7 +10,6 @@ Dimensions: B sequences, T clips, D channels.
 
 from __future__ import annotations
 
-import functools
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,20 +24,24 @@ NUMBERS = {name: number for number, name in enumerate(KINETICS)}
 """How the kernels call the kinetics."""
 
 
-def can_fuse(u: Tensor, kinetics: str) -> bool:
-    """Whether there is a fused pass for tensors like u on this machine."""
-    if kinetics not in NUMBERS or u.numel() == 0:
-        return False
-    if u.device.type == "cpu":
-        return u.dtype in fused_cpu.REALS and not _cpu_trouble()
-    return u.device.type == "cuda" and u.dtype in (torch.float32, torch.bfloat16) and find_spec("triton") is not None
+_TROUBLE: dict[str, str] = {}
 
 
 def trouble(device: str) -> str:
-    """Why the steps are taken one by one on this device; empty where they are fused."""
-    if device.startswith("cpu"):
-        return _cpu_trouble()
-    return "" if find_spec("triton") is not None else "triton is not installed"
+    """Why the steps are taken one by one on a 'cpu' or 'cuda' device; empty where they are fused."""
+    if device not in _TROUBLE:  # a lookup is what torch.compile can trace, compiling C is not
+        if device == "cpu":
+            _TROUBLE[device] = fused_cpu.why_not()
+        else:
+            found = device == "cuda" and find_spec("triton") is not None
+            _TROUBLE[device] = "" if found else f"triton is not installed, or knows no {device}"
+    return _TROUBLE[device]
+
+
+def can_fuse(u: Tensor, kinetics: str) -> bool:
+    """Whether there is a fused pass for tensors like u on this machine."""
+    dtypes = (torch.float32, torch.float64 if u.device.type == "cpu" else torch.bfloat16)
+    return kinetics in NUMBERS and u.numel() > 0 and u.dtype in dtypes and not trouble(u.device.type)
 
 
 def fused_euler(
@@ -117,8 +120,3 @@ torch.library.register_fake(
     lib=LIBRARY,
 )
 torch.library.register_autograd("rdmf::euler_steps", _differentiate, setup_context=_remember, lib=LIBRARY)
-
-
-@functools.cache
-def _cpu_trouble() -> str:
-    return fused_cpu.why_not()

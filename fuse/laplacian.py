@@ -22,6 +22,12 @@ def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask.unsqueeze(-1), 0)
 
 
+def check_prefix(mask: Tensor) -> None:
+    """Raises RuntimeError unless the valid clips of mask [B, T] come first in every row; a GPU is not waited for."""
+    in_order = (mask[:, 1:] <= mask[:, :-1]).all()
+    torch._assert_async(in_order, "expected a mask whose valid clips come first in every row; put padding behind them")
+
+
 def links(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """[B, T - 1, 1]: 1 at each border between two valid clips, 0 elsewhere."""
     return (mask[:, 1:] & mask[:, :-1]).unsqueeze(-1).to(dtype)

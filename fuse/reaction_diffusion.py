@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .block import FusionBlock
 from .bounds import Bounds, bounds, limits
-from .fused import can_fuse, fused_euler
+from .fused import can_fuse, fused_euler, trouble
 from .integrate import INTEGRATORS, integrate
 from .kinetics import KINETICS
 from .laplacian import linked_laplacian, links, zero_padding
@@ -150,6 +150,7 @@ class ReactionDiffusionFusion(FusionBlock):
         proven = limits(kinetics, dt, steps, integrator)
         for name, value, most in zip(self.rate_names, initial, proven.most, strict=True):
             check_rate(name, value, most, dt)
+        trouble("cpu")  # the C is compiled here, not under torch.compile
         self.rates = DIFFUSION_ORDERS[diffusion_order](initial, proven, hidden if rates_per_channel else None)
         self.to_video, self.to_text = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
         for into in (self.to_video, self.to_text):

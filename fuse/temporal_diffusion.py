@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .laplacian import linked_laplacian, links, zero_padding
+from .laplacian import check_prefix, linked_laplacian, links, zero_padding
 from .rates import BoundedRate, check_rate, check_step
 from .spectrum import CosineModes
 
@@ -69,6 +69,7 @@ class TemporalDiffusion(nn.Module):
         """clips [B, T, D], clip_mask [B, T] -> [B, T, D], 0 at padding. N = 0 returns clips themselves."""
         if self.d is None:
             return clips
+        check_prefix(clip_mask)
         with torch.autocast(clips.device.type, enabled=False):
             x = clips.to(torch.promote_types(clips.dtype, torch.float32))
             return SOLVERS[self.solver](x, clip_mask, self.d(), self.dt, self.steps).to(clips.dtype)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..fuse.fused import trouble
 from .checkpoint import (
     Best,
     RunInfo,
@@ -107,6 +108,8 @@ class _Run:
         )
         self.validation = ResidentSplit(splits["validation"], world.device, training.residence) if world.first else None
         on_note(self.data.where)
+        if self.config.model.fusion.kind == "reaction_diffusion" and (why := trouble(world.device.type)):
+            on_note(f"note: reaction steps are taken one by one, which is several times slower: {why}")
         torch.manual_seed(training.seed)
         self.model = RDMF(self.config.model, *info.dims).to(world.device)
         own_draws(world, training.seed)

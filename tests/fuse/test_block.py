@@ -94,3 +94,10 @@ def test_a_saved_state_restores_the_same_outputs(fuser: nn.Module) -> None:
     other = type(fuser)(HIDDEN, ffn=32).eval()
     other.load_state_dict(fuser.state_dict())
     assert torch.equal(fuser(*inputs), other(*inputs))
+
+
+def test_padding_before_or_between_clips_is_refused(fuser: nn.Module) -> None:
+    clips, words = torch.randn(1, 3, HIDDEN), torch.randn(1, 2, HIDDEN)
+    for mask in ([False, True, True], [True, False, True]):
+        with pytest.raises(RuntimeError, match="valid clips come first in every row"):
+            fuser(clips, torch.tensor([mask]), words, torch.ones(1, 2, dtype=torch.bool))

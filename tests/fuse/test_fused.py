@@ -152,6 +152,14 @@ def test_the_compiler_takes_the_pass_as_one_operator_and_differentiates_it() -> 
     assert_equal_but_for_rounding(case.run(compiled, 5), case.run(fused_euler, 5), 1e-14)
 
 
+def test_the_whole_block_compiles_without_a_break() -> None:
+    block = ReactionDiffusionFusion(16, ffn=16, dropout=0.0)
+    clips, words = torch.randn(2, 6, 16), torch.randn(2, 5, 16)
+    masks = torch.arange(6) < torch.tensor([[6], [4]]), torch.ones(2, 5, dtype=torch.bool)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(clips, masks[0], words, masks[1]), block(clips, masks[0], words, masks[1]))
+
+
 def test_what_cannot_be_fused_says_so_and_goes_through_the_loop() -> None:
     u = torch.rand(1, 4, 3)
     assert can_fuse(u, "gray_scott")
