@@ -1,9 +1,10 @@
 /* All Euler steps of dU/dt = D_u Lap U + f(U, V), dV/dt = D_v Lap V + g(U, V) in one pass over the data, and its adjoint.
 
-   A tile is one sequence and LANES neighbouring channels, which do not interact. The forward pass streams the rows (clips) of
-   a tile through all steps at once: as row r comes in, step m advances row r - 1 - m, whose right neighbour step m - 1 has
-   just made. Four rows of every step are kept (three are read), in the first-level cache. The adjoint takes a chunk of rows with a halo,
-   repeats the steps into a scratch of its own and walks back; so memory depends on neither batch nor length.
+   A tile is one sequence and LANES neighbouring channels, which do not interact. The forward pass streams the rows
+   (clips) of a tile through all steps at once: as row r comes in, step m advances row r - 1 - 2 m, whose right neighbour
+   step m - 1 made one row earlier; so no step of a row waits for another. Four rows of every step are kept, in the
+   first-level cache. The adjoint takes a chunk of rows with a halo, repeats the steps into a scratch of its own and walks
+   back; so memory depends on neither batch nor length.
 
    Compiled by fused_cpu.py, which defines REAL. Arrays are [B, T, D] without gaps; rates are [4, D]: D_u, D_v, and the two of
    kinetics.py. Rows from lengths[b] on are padding: never read, written as 0. */
@@ -92,17 +93,17 @@ INLINE void forward_tile(int kinetics, const problem *q, long b, long first, int
     rates_of p = fetch_rates(q, first, n);
     REAL *u_out = q->u_out + b * q->clips * q->channels + first;
     REAL *v_out = q->v_out ? q->v_out + b * q->clips * q->channels + first : NULL;
-    for (long r = 0; r < length + steps && length; r++) {
+    for (long r = 0; r < length + 2 * steps - 1 && length; r++) {
         if (r < length) ring[0][r & 3] = fetch_row(q->u, q->v, q, b, r, first, n);
         for (long m = 0; m < steps; m++) {
-            long i = r - 1 - m;
+            long i = r - 1 - 2 * m;
             if (i < 0) break;
             if (i >= length) continue;
             const row *x = &ring[m][i & 3];
             const row *left = i > 0 ? &ring[m][(i - 1) & 3] : x, *right = i + 1 < length ? &ring[m][(i + 1) & 3] : x;
             ring[m + 1][i & 3] = advance(kinetics, left, x, right, &p, (REAL)q->dt);
         }
-        long done = r - steps;
+        long done = r + 1 - 2 * steps;
         if (done < 0) continue;
         put(u_out + done * q->channels, ring[steps][done & 3].u, n);
         if (v_out) put(v_out + done * q->channels, ring[steps][done & 3].v, n);

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from .laplacian import check_prefix, linked_laplacian, links, zero_padding
 from .rates import BoundedRate, check_rate, check_step
-from .spectrum import CosineModes
+from .spectrum import DENSE, CosineModes
 
 DIFFUSION_ALONE_SHARE = 1 / 4
 """d <= 1 / (4 dt): no mode changes sign from step to step (bounds.py)."""
+FEW_STEPS = 12
+"""Up to which the steps themselves are faster than Fourier transforms (benchmarks/fusion.py)."""
 
 
 def diffuse_steps(x: Tensor, mask: Tensor, d: Tensor, dt: float, steps: int) -> Tensor:
@@ -36,7 +38,14 @@ def diffuse_spectrum(x: Tensor, mask: Tensor, d: Tensor, dt: float, steps: int) 
     return CosineModes(mask, x.dtype).apply(x, lambda eigenvalues: (1 - dt * d * eigenvalues) ** steps)
 
 
+def diffuse_fastest(x: Tensor, mask: Tensor, d: Tensor, dt: float, steps: int) -> Tensor:
+    """Whichever of the two is faster at this length and number of steps."""
+    few = steps <= FEW_STEPS and x.shape[1] > DENSE
+    return (diffuse_steps if few else diffuse_spectrum)(x, mask, d, dt, steps)
+
+
 SOLVERS: dict[str, Callable[[Tensor, Tensor, Tensor, float, int], Tensor]] = {
+    "fastest": diffuse_fastest,
     "spectrum": diffuse_spectrum,
     "steps": diffuse_steps,
 }
@@ -51,7 +60,7 @@ class TemporalDiffusion(nn.Module):
         dt: float = 0.1,
         d: float = 0.2,
         channels: int | None = None,
-        solver: str = "spectrum",
+        solver: str = "fastest",
     ) -> None:
         """channels: None learns one d, a number learns one d per channel. Raises ValueError on bad values."""
         super().__init__()

@@ -144,7 +144,7 @@ def test_half_precision_input_is_diffused_in_single() -> None:
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [({"d": 3.0}, "take dt below"), ({"steps": -1}, "steps >= 0"), ({"solver": "fft"}, "spectrum, steps")],
+    [({"d": 3.0}, "take dt below"), ({"steps": -1}, "steps >= 0"), ({"solver": "fft"}, "fastest, spectrum, steps")],
 )
 def test_bad_settings_are_refused_in_a_sentence(change: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
