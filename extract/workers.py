@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WORKER_DEATHS = 2  # of a local cluster before a task is given up
 CONNECT_S = 30
-STARTS = 3
+STARTS = 5
 HERE = "127.0.0.1:0"  # a free port that only this machine reaches
 
 

@@ -82,7 +82,14 @@ def test_divergence_is_one_sentence_and_exit_code_1(rdmf, tiny_features, tmp_pat
 
 def start(arguments: list[str], **streams) -> subprocess.Popen[str]:
     env = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "150"}
-    return subprocess.Popen([sys.executable, "-m", "rdmf.cli", *arguments], text=True, env=env, **streams)
+    return subprocess.Popen(
+        [sys.executable, "-m", "rdmf.cli", *arguments], text=True, env=env, preexec_fn=hear_interrupts, **streams
+    )
+
+
+def hear_interrupts() -> None:
+    """A job in the background of a shell is started with interrupts ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
