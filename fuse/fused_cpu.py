@@ -161,14 +161,14 @@ def _processor() -> bytes:
 
 def _cache() -> Path:
     """A folder that nobody else can write to: what lies there is run."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rdmf"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rdmf"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = folder.stat()
         only_ours = info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if only_ours and os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # a user without a home
         pass
     return _own_folder()
 
