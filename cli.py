@@ -14,6 +14,7 @@ import typer
 from .commands import (
     ablate,
     compare,
+    crossval,
     evaluate,
     features,
     predict,
@@ -50,6 +51,9 @@ app.command(epilog=example + "compare ours.jsonl theirs.jsonl --annotations high
 )
 app.command(epilog=example + "ablate components --features features/charades --out runs/components --workers 4")(
     ablate.ablate
+)
+app.command(epilog=example + "crossval captions --features features/captions --out runs/bench-captions --workers 4")(
+    crossval.crossval
 )
 app.command(epilog=example + 'predict video.mp4 "a person opens the door" --run runs/charades --figure door.png')(
     predict.predict

@@ -25,7 +25,8 @@ def ablate(
         Path,
         typer.Argument(
             help="YAML file of a sweep, or the name of one that comes with rdmf: components, horizon, reaction_steps, "
-            "diffusion_steps, time_step, diffusion_rates, feed_kill, queries.",
+            "diffusion_steps, time_step, diffusion_rates, feed_kill, queries; the paper's tables: table1, table2, "
+            "table3, table4, table5, table6, table7, table8, internvideo2.",
             metavar="SWEEP",
         ),
     ],
@@ -51,6 +52,10 @@ def ablate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is there and what is to do; do nothing.")
     ] = False,
+    cost: Annotated[
+        bool,
+        typer.Option(help="Measure what each variant costs, too: operations, time and memory of a step; seconds each."),
+    ] = True,
     json_to: Annotated[
         str | None, typer.Option("--json", help="Write the tables as JSON; - is standard output.")
     ] = None,
@@ -78,7 +83,9 @@ def ablate(
         _print_plan(plan)
         return
     with Display(plan) as display:
-        found = run_ablation(plan, workers, scheduler, on_start=display.start, on_end=display.end)
+        found = run_ablation(
+            plan, workers, scheduler, costs=cost, on_start=display.start, on_end=display.end, on_costs=display.costs
+        )
     write_json(found.to_json(), json_to)
     _print_tables(found, to_stderr=json_to == "-")
     say(f"tables: {out / 'table.md'}, {out / 'table.json'}")
@@ -139,6 +146,9 @@ class Display:
             say(line)
         else:
             self._live.console.print(line, highlight=False, markup=False)
+
+    def costs(self, models: int) -> None:
+        say(f"measuring what {models} model{'s cost, in turn' if models > 1 else ' costs'}")
 
     def _running(self) -> RenderableType:
         """What the run folders say, whichever process writes them."""

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .proposals import propose
 from .spans import to_start_end
 
 NARROWEST = 1 / 32  # width of the narrowest anchor, as a share of the sequence
@@ -165,24 +166,45 @@ class MomentHead(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         iou_head: bool = True,
+        proposals: int = 0,
     ) -> None:
+        """proposals: how many of the queries start where saliency is high (proposals.py), and own no anchor."""
         super().__init__()
         if hidden % heads or hidden % 4:
             raise ValueError(f"expected a hidden width divisible by 4 and by {heads} heads, got {hidden}")
         if queries < 1 or layers < 1:
             raise ValueError(f"expected at least 1 query and 1 layer, got {queries} and {layers}")
-        self.anchors = nn.Parameter(torch.logit(anchor_spans(queries), eps=1e-4))
+        if not 0 <= proposals <= queries:
+            raise ValueError(f"expected 0 to {queries} proposals, as there are {queries} queries, got {proposals}")
+        self.proposals = proposals
+        self.anchors = nn.Parameter(torch.logit(anchor_spans(queries - proposals), eps=1e-4))
         self.content = nn.Parameter(torch.randn(hidden))  # what every query starts as
+        self.proposed = nn.Parameter(torch.zeros(hidden)) if proposals else None  # what a proposal is besides
         self.place = perceptron(hidden, hidden, hidden)
         self.layers = nn.ModuleList(DecoderLayer(hidden, heads, dropout, iou_head) for _ in range(layers))
 
-    def forward(self, clips: Tensor, mask: Tensor, positions: Tensor) -> MomentOutput:
+    def forward(
+        self,
+        clips: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        words: Tensor | None = None,
+        word_mask: Tensor | None = None,
+        places: Tensor | None = None,
+        saliency: Tensor | None = None,
+    ) -> MomentOutput:
         """clips [B, T, D]; mask bool [B, T], True = valid; positions [B, T]: the centre of each clip's time,
-        as a share in [0, 1] of the time that the sequence's clips cover.
+        as a share in [0, 1] of the time that the sequence's clips cover. saliency [B, T]: for proposals. The rest is
+        for other heads.
         """
         clips = clips.masked_fill(~mask[..., None], 0)  # whatever stands in padding, NaN too, is gone
         reference = self.anchors.sigmoid().expand(len(clips), -1, -1)  # [B, Q, 2]
         x = self.content.expand(*reference.shape[:2], -1)
+        if self.proposed is not None:
+            assert saliency is not None, "proposals are made of saliency"
+            spans = propose(saliency, mask, self.proposals).to(reference.dtype)
+            reference = torch.cat((spans, reference), 1)
+            x = torch.cat(((self.content + self.proposed).expand(*spans.shape[:2], -1), x), 1)
         outputs: list[MomentOutput] = []
         for layer in self.layers:
             place = self.place(sine_embedding(reference, x.shape[-1] // 2).flatten(2))  # [B, Q, D]

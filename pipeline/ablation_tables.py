@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,13 @@ from .evaluate import Results
 from .headline import headings
 from .seed_intervals import Estimates, estimate
 from .significance import holm
+
+if TYPE_CHECKING:
+    from .cost import Cost
+
+
+COSTS = ("FLOPs/query", "step", "memory")
+"""Headings of what Cost adds."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ class Row:
     """Seeds that are not finished, and why."""
     refused: str | None = None
     """What the model says to these settings."""
+    cost: Cost | None = None
+    """None where it was not measured."""
 
     def to_json(self) -> dict[str, Any]:
         tree = asdict(self)
@@ -84,6 +93,8 @@ class AblationTable:
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    costs_on: dict[str, Any] | None = None
+    """Device, threads and torch that costs were measured on; None where they were not."""
 
     @property
     def headings(self) -> dict[str, str]:
@@ -146,7 +157,8 @@ def tabulate(
 
 def stacked(table: AblationTable) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the numbers for a terminal, each interval under its number."""
-    head = ["variant", *table.headings, "weights", "training"]
+    costs = COSTS if table.costs_on else ()
+    head = ["variant", *table.headings, "weights", *costs, "training"]
     return head, [_number_cells(table, row, "\n") for row in table.rows if row.numbers is not None]
 
 
@@ -165,7 +177,22 @@ def method(table: AblationTable) -> str:
         "seeds, added as variances; Student's t with Satterthwaite's degrees of freedom). Differences from "
         f"{table.baseline} are paired query by query and seed by seed; 'better' and 'worse' where the p-value, "
         f"corrected by Holm's method over the variants of a metric, is below {ALPHA:g}. Weights: the learned numbers; "
-        "training: a run's seconds, mean over seeds."
+        f"training: a run's seconds, mean over seeds.{_cost_method(table)}"
+    )
+
+
+def _cost_method(table: AblationTable) -> str:
+    costs, on = [row.cost for row in table.rows if row.cost is not None], table.costs_on
+    if not costs or on is None:
+        return ""
+    batches = " or ".join(map(str, sorted({cost.batch for cost in costs})))
+    threads = f"{on['threads']} thread{'s' * (on['threads'] > 1)}"
+    return (
+        " Costs were measured in turn, one model's step after another's, on one machine "
+        f"({on['device']}, {threads}, torch {on['torch']}). FLOPs: additions and multiplications of one answer "
+        f"(matrix products, attention, the reaction), on a query of {costs[0].clips} clips and {costs[0].words} "
+        f"words. Step: median [fastest, slowest] of a training step of {batches} queries with the data there, not "
+        "compiled. Memory: the most that such a step holds beyond weights, optimizer and batch."
     )
 
 
@@ -222,7 +249,23 @@ def _number_cells(table: AblationTable, row: Row, between: str) -> list[str]:
     numbers = [_cell((row.numbers or {}).get(name), ".2f", ".1f", between) for name in table.headings.values()]
     parameters = "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
     seconds = "-" if row.train_seconds is None else f"{row.train_seconds:,.0f} s"
-    return [_title(table, row), *numbers, parameters, seconds]
+    return [
+        _title(table, row),
+        *numbers,
+        parameters,
+        *(_cost_cells(row.cost, between) if table.costs_on else ()),
+        seconds,
+    ]
+
+
+def _cost_cells(cost: Cost | None, between: str) -> list[str]:
+    if cost is None:
+        return ["-"] * len(COSTS)
+    median, *ends = (f"{1e3 * s:,.{1 if cost.step_seconds < 0.1 else 0}f}" for s in (
+        cost.step_seconds, cost.step_fastest, cost.step_slowest,
+    ))  # fmt: skip
+    flops = f"{cost.flops_per_query / 1e9:,.3g} G"
+    return [flops, f"{median} ms{between}[{', '.join(ends)}]", f"{cost.peak_bytes / 1e6:,.0f} MB"]
 
 
 def _difference_cells(table: AblationTable, row: Row, between: str) -> list[str]:

@@ -10,20 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ..fuse.kinetics import KINETICS
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Settings(BaseModel):
-    """What every section of a config has in common: frozen, and no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from .fusion_config import Count, FusionConfig, NotNegative, Positive, ReactionDiffusionConfig, Settings, Share
 
 
 class DiffusionConfig(Settings):
@@ -36,88 +25,50 @@ class DiffusionConfig(Settings):
     """The rate at the start of training."""
 
 
-class ReactionDiffusionConfig(Settings):
-    """Reaction-diffusion fusion, equations (4) to (8). Rates are where training starts."""
+class SaliencyConfig(Settings):
+    """The head of equation (12)."""
 
-    kind: Literal["reaction_diffusion"] = "reaction_diffusion"
-    steps: Count = 5
-    """M."""
-    dt: Positive = 0.1
-    d_video: Positive = 0.2
-    d_text: Positive = 0.1
-    kinetics: Literal["gray_scott", "gray_scott_substrate", "schnakenberg", "fitzhugh_nagumo"] = "gray_scott"
-    """Equation (6) or another reaction; fuse/kinetics.py has their formulas."""
-    feed: Positive | None = None
-    """F of Gray-Scott; 0.04 where nothing is said. So are the others: each kinetics has two rates, and no others."""
-    kill: Positive | None = None
-    """k of Gray-Scott; 0.06."""
-    a: Positive | None = None
-    """Of Schnakenberg; 0.1."""
-    b: Positive | None = None
-    """Of Schnakenberg; 0.9."""
-    epsilon: Positive | None = None
-    """Of FitzHugh-Nagumo; 0.05."""
-    gamma: Positive | None = None
-    """Of FitzHugh-Nagumo; 1."""
-    integrator: Literal["euler", "ssprk3", "imex"] = "euler"
-    """The paper's; of third order; or with implicit diffusion."""
-    diffusion_order: Literal["paper", "turing", "free"] = "paper"
-    """'paper' keeps d_video > d_text whatever is learned, 'turing' keeps a pattern growing, 'free' neither."""
-    rates_per_channel: bool = False
-    """Whether each channel learns its own four rates."""
-    ffn: Count = 1024
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_rates(cls, settings: Any) -> Any:
-        """Write the rates of the kinetics out, so that a run tells them."""
-        kinetics = KINETICS.get(settings.get("kinetics", "gray_scott")) if isinstance(settings, dict) else None
-        if kinetics is None:
-            return settings
-        given = {name: value for name, value in settings.items() if value is not None}
-        return {**dict(zip(kinetics.rates, kinetics.initial, strict=True)), **given}
-
-    @model_validator(mode="after")
-    def _rates_fit(self) -> ReactionDiffusionConfig:
-        own = KINETICS[self.kinetics].rates
-        strange = [n for k in KINETICS.values() for n in k.rates if n not in own and getattr(self, n) is not None]
-        if strange:
-            names = ", ".join(dict.fromkeys(strange))
-            raise ValueError(f"expected {' and '.join(own)} as the rates of {self.kinetics}, got {names}")
-        return self
-
-    def settings(self) -> dict[str, Any]:
-        """As the fuser takes them."""
-        return self.model_dump(exclude={"kind"}, exclude_none=True)
-
-
-class CrossAttentionConfig(Settings):
-    """The ablation 'w/o RD': cross-attention in the same block."""
-
-    kind: Literal["cross_attention"] = "cross_attention"
-    heads: Count = 8
-    ffn: Count = 1024
-
-    def settings(self) -> dict[str, Any]:
-        """As the fuser takes them."""
-        return self.model_dump(exclude={"kind"})
+    kind: Literal["linear", "token"] = "linear"
+    """The paper's linear layer; or clips beside the token of video and sentence, where a fusion has one."""
 
 
 class MomentHeadConfig(Settings):
     """The decoder of equation (13)."""
 
+    kind: Literal["reference_spans", "learned_queries", "dynamic_anchors"] = "reference_spans"
+    """Ours; Moment-DETR's; that of QD-DETR and CG-DETR."""
     queries: Count = 100
+    proposals: Annotated[int, Field(ge=0)] = 0
+    """How many of the queries start where saliency is high; of reference_spans alone."""
     layers: Count = 2
     heads: Count = 8
+    drop_path: bool = False
+    """Whether dropout in dynamic_anchors drops a residual branch of a query as a whole, as CG-DETR has it."""
     iou: bool = True
     """Whether to predict the IoU of a span; False is the ablation 'w/o IH'."""
     iou_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """lambda of c = (1 - lambda) p + lambda iou; without the IoU head it is 0."""
 
+    @model_validator(mode="after")
+    def _kind_has_it(self) -> MomentHeadConfig:
+        if self.drop_path and self.kind != "dynamic_anchors":
+            raise ValueError(f"expected drop_path false with a moment head of kind {self.kind}, got true")
+        if self.proposals and self.kind != "reference_spans":
+            raise ValueError(f"expected proposals of 0 with a moment head of kind {self.kind}, got {self.proposals}")
+        if self.proposals > self.queries:
+            raise ValueError(f"expected at most {self.queries} proposals, as many as queries, got {self.proposals}")
+        return self
+
     @property
     def iou_share(self) -> float:
         """The lambda that is used."""
         return self.iou_weight if self.iou else 0.0
+
+
+GUIDED_TERMS = ("attention", "alignment", "distillation", "orthogonality")
+"""Loss terms of CG-DETR's fusion alone."""
+TOKEN_FUSIONS = ("query_dependent", "correlation_guided")
+"""Those that have a token for video and sentence together."""
 
 
 class ModelConfig(Settings):
@@ -127,10 +78,15 @@ class ModelConfig(Settings):
     dropout: Share = 0.1
     input_dropout: Share = 0.3
     """On the cached features, before their projection."""
+    clip_times: bool = False
+    """Whether each clip's start and end, as shares of the duration, are features of it ('tef' of the DETR family)."""
+    one_projection: bool = False
+    """Whether clips and words come through the same projection; for encoders that give both the same width."""
+    relevance: Annotated[int, Field(ge=0)] = 0
+    """Heads of the cosine of clip and sentence that the fusion is told (fuse/relevance.py); 0: it is not."""
     diffusion: DiffusionConfig = DiffusionConfig()
-    fusion: Annotated[ReactionDiffusionConfig | CrossAttentionConfig, Field(discriminator="kind")] = (
-        ReactionDiffusionConfig()
-    )
+    fusion: FusionConfig = ReactionDiffusionConfig()
+    saliency: SaliencyConfig = SaliencyConfig()
     moment: MomentHeadConfig = MomentHeadConfig()
 
     @field_validator("fusion", mode="before")
@@ -141,9 +97,18 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
-        for heads in (self.moment.heads, getattr(self.fusion, "heads", 1)):
+        for heads in (self.moment.heads, getattr(self.fusion, "heads", 1), self.relevance or 1):
             if self.hidden % heads:
                 raise ValueError(f"expected heads that divide hidden = {self.hidden}, got {heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _token_is_there(self) -> ModelConfig:
+        if self.saliency.kind == "token" and self.fusion.kind not in TOKEN_FUSIONS:
+            raise ValueError(
+                f"expected a fusion with a token ({' or '.join(TOKEN_FUSIONS)}) for saliency of kind 'token', "
+                f"got {self.fusion.kind}; take saliency of kind 'linear'"
+            )
         return self
 
 
@@ -156,6 +121,19 @@ class LossConfig(Settings):
     iou: NotNegative = 1.0
     saliency: NotNegative = 4.0
     no_object: Positive = 0.1
+    span_form: Literal["smooth_l1", "l1"] = "smooth_l1"
+    class_mean: Literal["weighted", "plain"] = "weighted"
+    """Over queries: by their weights, as a softmax over two classes has it, or plainly, as the DETR family does."""
+    margin: NotNegative = 0.0
+    """Of the DETR family's saliency: a hinge between sampled clips, its rank-aware contrast ..."""
+    rank: NotNegative = 0.0
+    negative: NotNegative = 0.0
+    """... and that of another video's sentence, which no clip answers."""
+    attention: NotNegative = 0.0
+    """CG-DETR's: the cross-attention as saliency, alignment of moments and sentences, distillation, orthogonality."""
+    alignment: NotNegative = 0.0
+    distillation: NotNegative = 0.0
+    orthogonality: NotNegative = 0.0
 
 
 class TrainingConfig(Settings):
@@ -207,6 +185,16 @@ class Config(Settings):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Config:
+        asked = [name for name in GUIDED_TERMS if getattr(self.loss, name) > 0]
+        if asked and self.model.fusion.kind != "correlation_guided":
+            raise ValueError(
+                f"expected loss.{asked[0]} of 0 with fusion {self.model.fusion.kind}: "
+                "it is a term of correlation_guided"
+            )
+        return self
 
 
 def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:

@@ -105,6 +105,8 @@ class Batch:
     """[B, T]: clips whose target counts."""
     duration_s: Tensor
     """[B]"""
+    video: Tensor
+    """int64 [B], the first row that is about the same video."""
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -234,9 +236,11 @@ def collate(examples: Sequence[Example]) -> Batch:
     saliency, _ = pad([e.saliency for e in examples])
     labelled = torch.tensor([e.labelled for e in examples])
     duration_s = torch.tensor([e.clips.duration_s for e in examples])
+    vids = [e.query.vid for e in examples]
+    video = torch.tensor([vids.index(vid) for vid in vids])
     return Batch(
         clips, clip_mask, positions, words, word_mask, spans, span_mask,
-        saliency, clip_mask & labelled[:, None], duration_s,
+        saliency, clip_mask & labelled[:, None], duration_s, video,
     )  # fmt: skip
 
 

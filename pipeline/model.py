@@ -2,6 +2,9 @@
 
     clips -> projection -> temporal diffusion (1-3) -> fusion with the words (4-8) -> saliency (12), moments (13)
 
+Fusion and heads are entries of FUSERS, SALIENCY_HEADS and MOMENT_HEADS: the published baselines are other choices of
+the three (configs/models/), and everything else is the same.
+
 Dimensions: B queries, T clips, L words, Dv and Dt feature widths, D hidden.
 """
 
@@ -9,11 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from ..fuse import FUSERS, TemporalDiffusion
-from ..heads.moment import MomentHead, MomentOutput
-from ..heads.saliency import SaliencyHead
+from ..fuse import FUSERS, Fused, Relevance, TemporalDiffusion
+from ..heads import MOMENT_HEADS, SALIENCY_HEADS
+from ..heads.moment import MomentOutput
 from .config import ModelConfig
 
 
@@ -24,8 +28,12 @@ class Output:
     saliency_logits: Tensor
     """[B, T]"""
     moments: MomentOutput
-    fused: Tensor
-    """[B, T, D], the clips after fusion."""
+    fused: Fused
+    """The clips after fusion, and what a fusion says beyond them."""
+    negative: Fused | None = None
+    """The same with the sentence of the next query of the batch; in training, where a loss asks for it."""
+    negative_logits: Tensor | None = None
+    """[B, T], its saliency."""
 
 
 class RDMF(nn.Module):
@@ -34,20 +42,66 @@ class RDMF(nn.Module):
     def __init__(self, config: ModelConfig, video_dim: int, text_dim: int) -> None:
         super().__init__()
         hidden, dropout = config.hidden, config.dropout
-        self.project_clips = _projection(video_dim, hidden, config.input_dropout)
-        self.project_words = _projection(text_dim, hidden, config.input_dropout)
+        self.clip_times = config.clip_times
+        self.project_clips = _projection(video_dim + 2 * config.clip_times, hidden, config.input_dropout)
+        if config.one_projection and (text_dim != video_dim or config.clip_times):
+            raise ValueError(
+                f"expected clips and words of one width for one_projection, got {video_dim} + {2 * config.clip_times} "
+                f"and {text_dim}; leave it out"
+            )
+        self.project_words = (
+            self.project_clips if config.one_projection else _projection(text_dim, hidden, config.input_dropout)
+        )
         diffusion = config.diffusion
         self.diffusion = TemporalDiffusion(diffusion.steps, diffusion.dt, diffusion.d)
+        self.relevance = Relevance(hidden, config.relevance) if config.relevance else None
         self.fusion = FUSERS[config.fusion.kind](hidden, dropout=dropout, **config.fusion.settings())
-        self.saliency = SaliencyHead(hidden)
+        self.saliency = SALIENCY_HEADS[config.saliency.kind](hidden)
         moment = config.moment
-        self.moment = MomentHead(hidden, moment.queries, moment.layers, moment.heads, dropout, moment.iou)
+        own = {"proposals": moment.proposals, "drop_path": moment.drop_path}
+        more = {name: value for name, value in own.items() if value}  # of one kind of head alone
+        head = MOMENT_HEADS[moment.kind]
+        self.moment = head(hidden, moment.queries, moment.layers, moment.heads, dropout, moment.iou, **more)
 
-    def forward(self, clips: Tensor, clip_mask: Tensor, positions: Tensor, words: Tensor, word_mask: Tensor) -> Output:
-        """clips [B, T, Dv], positions [B, T] in [0, 1], words [B, L, Dt]; masks are True where something is."""
-        x = self.diffusion(self.project_clips(clips), clip_mask)
-        fused = self.fusion(x, clip_mask, self.project_words(words), word_mask)
-        return Output(self.saliency(fused, clip_mask), self.moment(fused, clip_mask, positions), fused)
+    def forward(
+        self,
+        clips: Tensor,
+        clip_mask: Tensor,
+        positions: Tensor,
+        words: Tensor,
+        word_mask: Tensor,
+        negatives: bool = False,
+    ) -> Output:
+        """clips [B, T, Dv], positions [B, T] in [0, 1], words [B, L, Dt]; masks are True where something is.
+
+        negatives: whether to fuse each video with the next query's sentence, too.
+        """
+        x = self.diffusion(self.projected(clips, clip_mask, positions), clip_mask)
+        projected = self.project_words(words)
+        fused, saliency = self._heard(x, clip_mask, projected, word_mask)
+        moments = self.moment(
+            fused.clips, clip_mask, positions, words=fused.words, word_mask=word_mask, places=fused.places,
+            saliency=saliency,
+        )  # fmt: skip
+        if not negatives:
+            return Output(saliency, moments, fused)
+        return Output(
+            saliency, moments, fused, *self._heard(x, clip_mask, projected.roll(-1, 0), word_mask.roll(-1, 0))
+        )
+
+    def _heard(self, x: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Fused, Tensor]:
+        """Diffused clips x [B, T, D] after they heard the words [B, L, D], and their saliency logits [B, T]."""
+        if self.relevance is not None:
+            x = self.relevance(x, clip_mask, words, word_mask)
+        fused = Fused.of(self.fusion(x, clip_mask, words, word_mask))
+        return fused, self.saliency(fused.clips, clip_mask, fused.token)
+
+    def projected(self, clips: Tensor, clip_mask: Tensor, positions: Tensor) -> Tensor:
+        """Clips [B, T, Dv] in the model's width, [B, T, D], not yet diffused."""
+        if self.clip_times:
+            half = 0.5 / clip_mask.sum(1, keepdim=True).clamp(min=1)  # [B, 1], of a clip
+            clips = torch.cat([clips, torch.stack((positions - half, positions + half), -1)], -1)
+        return self.project_clips(clips)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -157,10 +157,16 @@ class ResidentSplit:
             n_spans = 1 << (n_spans - 1).bit_length()
         clips_at = self._clips.place.table(videos, n_clips)
         words_at = self._words.place.table(sentences, n_words)
+        first = (videos[:, None] == videos).int().argmax(1)  # of the rows about the same video
         there = self._send(
-            rows, clips_at, words_at, self._span_place.table(rows, n_spans), self._saliency_place.table(rows, n_clips)
+            rows,
+            first,
+            clips_at,
+            words_at,
+            self._span_place.table(rows, n_spans),
+            self._saliency_place.table(rows, n_clips),
         )
-        rows_there, clips_there, words_there, spans_there, saliency_there = there
+        rows_there, first_there, clips_there, words_there, spans_there, saliency_there = there
         clip_mask = clips_there > 0
         return Batch(
             clips=self._clips.gather(videos, clips_at, clips_there),
@@ -173,6 +179,7 @@ class ResidentSplit:
             saliency=take(self._saliency, saliency_there),
             saliency_mask=clip_mask & take(self._labelled, rows_there)[:, None],
             duration_s=take(self._duration_s, rows_there),
+            video=first_there,
         )
 
     def _padded(self, width: int) -> int:

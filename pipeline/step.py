@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..heads.losses import LossWeights, Targets, batch_counts, total_loss
+from ..heads.losses import LossWeights, batch_counts
 from .config import Config
 from .dataset import Batch
 from .ema import RunningMean
 from .loss_scale import LossScale
 from .model import RDMF
+from .objective import loss_of, targets_of
 from .parallel import World
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,16 +51,6 @@ class Reading:
     """The first step of the run at which something was not finite; 0: none."""
     bad_terms: tuple[str, ...]
     """What was not finite in it."""
-
-
-def targets_of(batch: Batch) -> Targets:
-    return Targets(batch.spans, batch.span_mask, batch.saliency, batch.saliency_mask)
-
-
-def loss_of(model: RDMF, batch: Batch, weights: LossWeights, counts: Tensor | None = None) -> dict[str, Tensor]:
-    """Equations (14) to (17); 'total' is what is minimised. counts: of the whole batch that this is a part of."""
-    output = model(batch.clips, batch.clip_mask, batch.positions, batch.words, batch.word_mask)
-    return total_loss(output.moments, output.saliency_logits, targets_of(batch), weights, counts=counts)
 
 
 def compiles(config: Config, device: torch.device) -> bool:

@@ -8,6 +8,7 @@
     variants:                                     settings that go together, by name
       - {name: full}
       - {name: w/o TD, set: {model.diffusion.steps: 0}}
+      - {name: QD-DETR, config: ../models/qd_detr.yaml}     a config file, laid over the base; `set` comes after it
     factors: {model.fusion.steps: [1, 5, 20]}     each by itself around the base, which is a variant too
     grid: {model.fusion.feed: [0.02, 0.04], model.fusion.kill: [0.05, 0.06]}     every combination
 
@@ -32,8 +33,9 @@ from pydantic import Field, ValidationError, field_validator
 from ..fuse.kinetics import KINETICS
 from .config import Config, ModelConfig, Settings, flat, load_config, parse_config
 
-READY = Path(__file__).resolve().parent.parent / "configs" / "ablations"
-"""The sweeps that come with rdmf; a name alone finds them."""
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+READY = (CONFIGS / "ablations", CONFIGS / "paper")
+"""Where the sweeps are that come with rdmf; a name alone finds them."""
 MOST_VARIANTS = 10_000
 """More are a slip of the keyboard."""
 SEED = "training.seed"
@@ -44,7 +46,7 @@ LETTERS = {
 }  # fmt: skip
 """The paper's letters."""
 
-OURS = ("sweep.json", "table.json", "table.md")
+OURS = ("sweep.json", "table.json", "table.md", "costs.json")
 """Files of a sweep's folder: no variant's."""
 
 Value = bool | int | float | str
@@ -54,6 +56,8 @@ class VariantSettings(Settings):
     """One entry of `variants`."""
 
     name: str
+    config: str | None = None
+    """A config file, seen from the sweep's own folder. What it says is laid over the base, setting by setting."""
     set_: dict[str, Any] = Field(default={}, alias="set")
 
 
@@ -103,18 +107,15 @@ class Sweep:
 
 
 def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = (), split: str | None = None) -> Sweep:
-    """A sweep from its file, or from the name of one in configs/ablations.
+    """A sweep from its file, or from the name of one in configs/ablations or configs/paper.
 
-    base: a config file in place of the sweep's. overrides: 'a.b=value', for every variant that does not set it itself.
+    base: a config file in place of the sweep's. overrides: 'a.b=value', for every variant that does not `set` it
+    itself; they and the sweep's own `set` go over the config files of variants.
     Raises ValueError naming what does not fit: unknown keys, wrong values, names that come twice.
     """
     path = _find(path)
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
-    try:
-        settings = SweepSettings.model_validate(tree)
+        settings = SweepSettings.model_validate(_yaml(path))
     except ValidationError as error:
         said = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {'; '.join(dict.fromkeys(said))}") from None
@@ -122,15 +123,22 @@ def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = 
         start = load_config(base or path.parent / str(settings.base))
     else:
         start = parse_config(settings.base, f"{path}: base")
-    start = changed(start, settings.set_, f"{path}: set")
-    start = changed(start, dict(map(_parsed, overrides)), "--set")
-    start = changed(start, {SEED: 0}, str(path))
-    variants = _with_folders(path, [_variant(path, start, name, said) for name, said in _points(path, settings)])
+    said_to_all = dict(map(_parsed, overrides))
+
+    def based(file: str | None) -> Config:
+        """What `set` of a variant changes."""
+        config = start if file is None else _laid_over(start, path.parent / file)
+        config = changed(config, settings.set_, f"{path}: set")
+        return changed(changed(config, said_to_all, "--set"), {SEED: 0}, str(path))
+
+    bases = {file: based(file) for file in (None, *dict.fromkeys(v.config for v in settings.variants))}
+    points = [_variant(path, bases[file], name, said) for name, file, said in _points(path, settings)]
+    variants = _with_folders(path, points)
     by_name = {variant.name: variant for variant in variants}
     if settings.baseline is not None and settings.baseline not in by_name:
         raise ValueError(f"{path}: expected a baseline of {', '.join(by_name)}, got {settings.baseline!r}")
     baseline = by_name[settings.baseline] if settings.baseline is not None else variants[0]
-    return Sweep(start, variants, baseline, settings.seeds, split or settings.split)
+    return Sweep(bases[None], variants, baseline, settings.seeds, split or settings.split)
 
 
 def changed(config: Config, settings: Mapping[str, Any], source: str) -> Config:
@@ -168,14 +176,36 @@ def _forget(fusion: dict[str, Any], config: Config, settings: Mapping[str, Any])
         fusion.pop(key, None)
 
 
+def ready_sweeps() -> dict[str, Path]:
+    """The sweeps that come with rdmf, by name."""
+    return {path.stem: path for folder in READY for path in sorted(folder.glob("*.yaml"))}
+
+
 def _find(path: Path) -> Path:
     if path.is_file():
         return path
-    ready = READY / f"{path}.yaml"
-    if len(path.parts) == 1 and ready.is_file():
-        return ready
-    names = ", ".join(sorted(each.stem for each in READY.glob("*.yaml")))
-    raise ValueError(f"expected the file of a sweep, or one of {names}; got {str(path)!r}")
+    ready = ready_sweeps()
+    if str(path) in ready:
+        return ready[str(path)]
+    raise ValueError(f"expected the file of a sweep, or one of {', '.join(ready)}; got {str(path)!r}")
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no config file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
+
+
+def _laid_over(base: Config, path: Path) -> Config:
+    """The base with the settings of a config file; what the file does not say stays."""
+    tree = _yaml(path)
+    if not isinstance(tree, dict):
+        raise ValueError(f"expected sections (model, loss, training) in {path}, got {type(tree).__name__}")
+    parse_config(tree, str(path))  # it stands by itself, too
+    return changed(base, flat(tree), str(path))
 
 
 def _parsed(override: str) -> tuple[str, Any]:
@@ -188,8 +218,8 @@ def _parsed(override: str) -> tuple[str, Any]:
     raise ValueError(f"--set {override}: expected section.key=value")
 
 
-def _points(path: Path, settings: SweepSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The settings of every variant, and its name where the file gives one."""
+def _points(path: Path, settings: SweepSettings) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """Of every variant its name, where the sweep gives one, its config file and its settings."""
     factors, grid = settings.factors, settings.grid
     if any(SEED in keys for keys in (*(v.set_ for v in settings.variants), settings.set_, factors, grid)):
         raise ValueError(f"{path}: expected seeds under `seeds`, got {SEED}")
@@ -198,12 +228,12 @@ def _points(path: Path, settings: SweepSettings) -> Iterator[tuple[str, dict[str
         raise ValueError(f"{path}: expected variants, factors or a grid with values, got none of {empty or 'them'}")
     if len(settings.variants) + sum(map(len, factors.values())) + math.prod(map(len, grid.values())) > MOST_VARIANTS:
         raise ValueError(f"{path}: expected at most {MOST_VARIANTS:,} variants; look for a value too many")
-    yield from ((variant.name, variant.set_) for variant in settings.variants)
+    yield from ((variant.name, variant.config, variant.set_) for variant in settings.variants)
     if factors:
-        yield "base", {}
-        yield from (("", {key: value}) for key, values in factors.items() for value in values)
+        yield "base", None, {}
+        yield from (("", None, {key: value}) for key, values in factors.items() for value in values)
     if grid:
-        yield from (("", dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values()))
+        yield from (("", None, dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values()))
 
 
 def _variant(path: Path, base: Config, name: str, said: Mapping[str, Any]) -> tuple[str, Config]:

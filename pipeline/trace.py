@@ -32,8 +32,8 @@ from ..fuse.bounds import PROOFS
 from ..fuse.integrate import INTEGRATORS
 from ..fuse.rates import Rates
 from ..fuse.reaction_diffusion import ReactionDiffusionFusion, SpeciesStepper
-from .config import CrossAttentionConfig, ReactionDiffusionConfig
 from .dataset import Clips, Example
+from .fusion_config import FuserSettings, ReactionDiffusionConfig
 from .inference import cut
 from .model import RDMF
 from .tensor_files import publish
@@ -130,7 +130,8 @@ def trace(model: RDMF, clips: Clips, words: Tensor, sentence: str = "", most_sta
     kept = _evenly(fusion.steps + 1, most_states)
     states, saliency = [], []
     with torch.no_grad():
-        x = model.diffusion(model.project_clips(clips.values[None].to(device)), mask)  # [1, T, D]
+        projected = model.projected(clips.values[None].to(device), mask, clips.positions[None].to(device))
+        x = model.diffusion(projected, mask)  # [1, T, D]
         w = model.project_words(words[None].to(device))
         rates = fusion.rates()
         u, v = fusion.species(fusion.norm_clips(x), w, word_mask)
@@ -151,10 +152,10 @@ def trace(model: RDMF, clips: Clips, words: Tensor, sentence: str = "", most_sta
     )  # fmt: skip
 
 
-def check_traceable(fusion: ReactionDiffusionConfig | CrossAttentionConfig, until: float | None = None) -> None:
+def check_traceable(fusion: FuserSettings, until: float | None = None) -> None:
     """Raises ValueError for a run that has no reaction, or none that can be followed until then."""
     if not isinstance(fusion, ReactionDiffusionConfig):
-        raise ValueError(_NO_REACTION.format(fusion.kind))
+        raise ValueError(_NO_REACTION.format(getattr(fusion, "kind", "?")))
     if until is not None:
         check_until(until, fusion.steps * fusion.dt)
 

@@ -56,7 +56,7 @@ def test_help_is_fast_because_it_imports_nothing_heavy():
     assert "predict" in done.stdout
 
 
-COMMANDS = ("features", "train", "evaluate", "compare", "report", "predict", "runs", "stability",
+COMMANDS = ("features", "train", "evaluate", "compare", "ablate", "crossval", "report", "predict", "runs", "stability",
             *(f"store {name}" for name in ("list", "verify", "repair", "import", "export", "diff")))  # fmt: skip
 
 

@@ -142,8 +142,9 @@ def _features(run: Opened, vid: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     clips = read_clips(run.dataset.features.video, vid)
     values = clips.values[None].to(next(run.model.parameters()).device)
     with torch.no_grad():
-        raw = run.model.project_clips(values)
-        diffused = run.model.diffusion(raw, torch.ones(raw.shape[:2], dtype=torch.bool, device=raw.device))
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        raw = run.model.projected(values, mask, clips.positions[None].to(values.device))
+        diffused = run.model.diffusion(raw, mask)
     return clips.times_s, raw[0].double().cpu().numpy(), diffused[0].double().cpu().numpy()
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from rdmf.heads.contrast import negative_loss, rank_loss
 from rdmf.heads.losses import LossWeights, Targets, batch_counts, moment_losses, saliency_loss, total_loss
 from rdmf.heads.moment import MomentOutput
 from rdmf.heads.spans import giou, iou, to_start_end
@@ -322,3 +323,88 @@ def test_losses_and_gradients_of_parts_add_up_to_those_of_the_batch(counts: list
         torch.autograd.grad(found[0]["total"] + found[1]["total"], inputs),
         torch.autograd.grad(expected["total"], inputs),
     )
+
+
+def test_l1_spans_and_a_plain_class_mean_are_those_of_the_detr_family() -> None:
+    truth, output = targets(), replace(outputs(layers=1), spans=perfect(targets()).spans + 0.03)
+    weights = LossWeights(classification=1e-6, span_form="l1", class_mean="plain")  # queries 0.. are matched
+    found = moment_losses(output, truth, weights)
+    assert found["span"].item() == pytest.approx(0.03, rel=1e-5)  # smooth L1 would be 0.025
+    cross_entropy = torch.zeros(())
+    for b, count in enumerate(COUNTS):
+        for q in range(4):
+            two = torch.stack((output.class_logits[b, q], torch.zeros(())))
+            label, weight = (0, 1.0) if q < count else (1, 0.1)
+            cross_entropy = cross_entropy - weight * two.log_softmax(0)[label]
+    assert found["class"].item() == pytest.approx(cross_entropy.item() / (3 * 4), rel=1e-5)
+    assert found["giou"].item() == moment_losses(output, truth, LossWeights(classification=1e-6))["giou"].item()
+
+
+def test_terms_that_weigh_something_are_reported_and_added_and_no_others() -> None:
+    truth, output, logits = targets(), outputs(), torch.randn(3, 6)
+    negative, other = torch.randn(3, 6), torch.tensor([True, False, True])
+    given = {"negative_logits": negative, "other_video": other}
+    extra = {"attention": torch.tensor(0.7), "alignment": torch.tensor(0.3), "orthogonality": torch.tensor(9.0)}
+    plain = total_loss(output, logits, truth, LossWeights(), **given, extra=extra)
+    assert plain == total_loss(output, logits, truth, LossWeights())
+    weights = LossWeights(rank=2.0, negative=3.0, attention=5.0, alignment=7.0)
+    assert weights.negatives
+    assert not LossWeights(margin=1.0, attention=1.0).negatives
+    found = total_loss(output, logits, truth, weights, **given, extra=extra)
+    assert set(found) - set(plain) == {"rank", "negative", "attention", "alignment"}
+    expected = {
+        "rank": rank_loss(logits, truth.saliency, truth.saliency_mask, negative, other),
+        "negative": negative_loss(negative, other),
+        "attention": extra["attention"], "alignment": extra["alignment"],
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-6)
+    added = sum(getattr(weights, name) * value.item() for name, value in expected.items())
+    assert found["total"].item() == pytest.approx(plain["total"].item() + added, rel=1e-5)
+
+
+def test_the_margin_is_drawn_anew_at_every_step_and_only_where_it_weighs_something() -> None:
+    truth, output, logits = targets(), outputs(), torch.randn(3, 6)
+    state = torch.get_rng_state()
+    total_loss(output, logits, truth, LossWeights(rank=1.0))
+    assert torch.equal(torch.get_rng_state(), state)
+    grades = torch.tensor([[1.0, 0, 0, 0, 0.5, 0]]).expand(3, -1)  # clips inside and outside to draw from
+    truth = replace(truth, saliency=grades)
+    drawn = {total_loss(output, logits, truth, LossWeights(margin=1.0))["margin"].item() for _ in range(20)}
+    assert len(drawn) > 1
+
+
+def test_terms_of_parts_add_up_with_the_counts_of_the_batch() -> None:
+    weights, truth, output, logits, negative = (
+        LossWeights(rank=1.0, negative=1.0), targets(), outputs(layers=1), torch.randn(3, 6), torch.randn(3, 6),
+    )  # fmt: skip
+    counts, sums = batch_counts(truth, 4), {}
+    for rows in (slice(0, 2), slice(2, 3)):
+        own = MomentOutput(output.class_logits[rows], output.spans[rows], output.iou_logits[rows])
+        part = Targets(*(x[rows] for x in (truth.spans, truth.span_mask, truth.saliency, truth.saliency_mask)))
+        found = total_loss(own, logits[rows], part, weights, counts=counts, negative_logits=negative[rows])
+        sums = {name: sums.get(name, 0) + value for name, value in found.items()}
+    torch.testing.assert_close(sums, total_loss(output, logits, truth, weights, negative_logits=negative))
+
+
+def test_forms_and_weights_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected smooth_l1 or l1 as span_form of the loss, got 'l2'"):
+        LossWeights(span_form="l2")
+    with pytest.raises(ValueError, match="expected weighted or plain as class_mean of the loss, got 'sum'"):
+        LossWeights(class_mean="sum")
+    with pytest.raises(ValueError, match="loss weight margin >= 0, got -1"):
+        LossWeights(margin=-1)
+
+
+def test_no_step_of_the_further_terms_depends_on_what_a_tensor_holds() -> None:
+    weights = LossWeights(span_form="l1", class_mean="plain", margin=1.0, rank=1.0, negative=1.0)
+    truth, output = targets(), outputs(layers=1)
+    on_meta = Targets(
+        *(getattr(truth, name).to("meta") for name in ("spans", "span_mask", "saliency", "saliency_mask"))
+    )
+    layer = MomentOutput(*(x.detach().to("meta") for x in (output.class_logits, output.spans, output.iou_logits)))
+    logits, negative = (torch.randn(3, 6, device="meta", requires_grad=True) for _ in range(2))
+    other = torch.ones(3, dtype=torch.bool, device="meta")
+    losses = total_loss(layer, logits, on_meta, weights, "batched", negative_logits=negative, other_video=other)
+    losses["total"].backward()
+    assert negative.grad.shape == (3, 6)

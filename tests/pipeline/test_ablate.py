@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rdmf.pipeline.ablate import ablate, train_seconds
+from rdmf.pipeline.ablate import ablate
 from rdmf.pipeline.ablation_plan import prepare
 from rdmf.pipeline.checkpoint import load_run_info
 from rdmf.pipeline.columns import columns
@@ -23,6 +23,7 @@ from rdmf.pipeline.evaluate_run import evaluate_run
 from rdmf.pipeline.kept_results import find_kept
 from rdmf.pipeline.run_folder import is_locked
 from rdmf.pipeline.sweep import read_sweep
+from rdmf.pipeline.training_jobs import train_seconds
 
 BASE = {
     "model": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from rdmf.manifests.schema import Manifest, Moment, Query, Video
 from rdmf.pipeline.ablation_tables import Row, markdown, problems, stacked, stacked_differences, tabulate
 from rdmf.pipeline.columns import columns
+from rdmf.pipeline.cost import Cost
 from rdmf.pipeline.evaluate import Results, evaluate
 from rdmf.pipeline.predictions import Prediction
 from rdmf.pipeline.seeds import over_runs
@@ -83,6 +85,22 @@ def test_terminal_and_markdown_show_the_same_numbers(found):
     assert "same (seeds 0, 1)" in text
     assert "- a note" in text
     assert "- wild is refused" in text
+
+
+def test_costs_are_columns_where_they_were_measured_and_a_dash_where_not(found):
+    _, table = found
+    cost = Cost(4_200_000, 776_363_264, 75, 12, 16, 0.5, 0.4, 1.25, 9, 188_000_000)
+    rows = (replace(table.rows[0], cost=cost), *table.rows[1:])
+    costly = replace(table, rows=rows, costs_on={"device": "a machine", "threads": 1, "torch": "2"})
+    head, body = stacked(costly)
+    at = head.index("FLOPs/query")
+    assert body[0][at : at + 3] == ["0.776 G", "500 ms\n[400, 1,250]", "188 MB"]
+    assert body[1][at : at + 3] == ["-"] * 3
+    assert {len(row) for row in body} == {len(head)} == {len(stacked(table)[0]) + 3}
+    assert "a query of 75 clips and 12 words" in markdown(costly)
+    assert "a training step of 16 queries" in markdown(costly)
+    assert "FLOPs" not in markdown(table)
+    assert json.loads(json.dumps(costly.to_json(), allow_nan=False))["rows"][0]["cost"]["peak_bytes"] == 188_000_000
 
 
 def test_one_seed_and_few_videos_are_said():

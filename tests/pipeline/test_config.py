@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 import rdmf
-from rdmf.pipeline.config import Config, CrossAttentionConfig, dump_config, load_config, parse_config
+from rdmf.pipeline.config import Config, dump_config, load_config, parse_config
+from rdmf.pipeline.fusion_config import CrossAttentionConfig
 
 CONFIGS = sorted((Path(rdmf.__file__).parent / "configs").glob("*.yaml"))
 

@@ -9,7 +9,7 @@ import yaml
 
 from rdmf.pipeline.config import Config, load_config
 from rdmf.pipeline.model import RDMF
-from rdmf.pipeline.sweep import READY, changed, read_sweep, slug
+from rdmf.pipeline.sweep import CONFIGS, changed, read_sweep, ready_sweeps, slug
 
 
 def write(folder: Path, **sections) -> Path:
@@ -55,6 +55,63 @@ def test_variants_baseline_seeds_and_what_the_command_line_adds(tmp_path):
     assert sweep.variants[1].seeded(4).training.seed == 4
     (tmp_path / "other.yaml").write_text("training: {epochs: 5}\n")
     assert read_sweep(path, tmp_path / "other.yaml").base.training.epochs == 5
+
+
+FILE = """
+model: {input_dropout: 0.5, fusion: {kind: cross_attention, heads: 4}}
+training: {batch: 4, epochs: 4, lr: 0.1, patience: 4}
+"""
+
+
+def test_a_variants_config_file_goes_over_the_base_and_under_what_is_set(tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "other.yaml").write_text(FILE)
+    base = {"model": {"hidden": 32, "fusion": {"kind": "reaction_diffusion", "steps": 9, "ffn": 64}}}
+    variants = [
+        {"name": "base"},
+        {"name": "other", "config": "../other.yaml"},
+        {"name": "again", "config": "../other.yaml", "set": {"training.epochs": 1, "training.lr": 0.3}},
+    ]
+    sweep = read_sweep(
+        write(tmp_path / "sweeps", base=base, variants=variants, set={"training.batch": 6, "training.epochs": 6}),
+        overrides=["training.epochs=8", "training.lr=0.2"],
+    )
+    own, other, again = (variant.config for variant in sweep.variants)
+    assert sweep.base == own
+    assert (own.model.fusion.steps, own.training.patience, own.model.input_dropout) == (9, 10, 0.3)
+    # the file's, and the base's where it says nothing; nothing of another kind of fusion
+    assert (other.model.hidden, other.model.input_dropout, other.training.patience) == (32, 0.5, 4)
+    assert other.model.fusion.model_dump() == {"kind": "cross_attention", "heads": 4, "ffn": 64}
+    # file < the sweep's set < the command line < the variant's set
+    assert [(c.training.batch, c.training.epochs, c.training.lr) for c in (own, other, again)] == [
+        (6, 8, 0.2), (6, 8, 0.2), (6, 1, 0.3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "there is no config file .*other.yaml"),
+        ("- 1", "expected sections .* in .*other.yaml, got list"),
+        ("", "expected sections .* in .*other.yaml, got NoneType"),
+        ("model: 5", r"other\.yaml: model"),
+        ("modell: {hidden: 5}", r"other\.yaml: modell is no setting"),
+        ("model: {fusion: {kind: magic}}", r"other\.yaml: model\.fusion"),
+        ("model: &a {hidden: *a}", r"other\.yaml"),
+        ("model: !!python/object/apply:os.getcwd []", "other.yaml is no YAML that can be read"),
+        ("a: [", "other.yaml is no YAML that can be read"),
+    ],
+)
+def test_a_variants_config_file_that_is_none_is_refused_by_name(tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "other.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_sweep(write(tmp_path, variants=[{"name": "a", "config": "other.yaml"}]))
+
+
+def test_a_folder_is_no_config_file(tmp_path):
+    with pytest.raises(ValueError, match="no YAML that can be read"):
+        read_sweep(write(tmp_path, variants=[{"name": "a", "config": "."}]))
 
 
 def test_another_kind_of_fusion_or_kinetics_forgets_what_the_base_said_of_the_former():
@@ -109,17 +166,24 @@ def test_a_name_that_is_nowhere_is_refused_with_the_names_that_are():
         read_sweep(Path("component"))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in READY.glob("*.yaml")))
+@pytest.mark.parametrize("name", ready_sweeps())
 def test_every_sweep_that_comes_with_rdmf_is_taken_by_the_model_and_is_about_the_papers_config(name):
     sweep = read_sweep(Path(name))
     for variant in sweep.variants:
         RDMF(variant.config.model, 16, 8)
     assert sweep.split == "val"
     assert len(sweep.seeds) >= 3
-    paper = changed(load_config(READY.parent / "rdmf.yaml"), {}, "t")
+    paper = changed(load_config(CONFIGS / "rdmf.yaml"), {}, "t")
     assert sweep.base.training == paper.training
-    header = (READY / f"{name}.yaml").read_text()
+    header = ready_sweeps()[name].read_text()
     assert f"\n# rdmf ablate {name} --features" in header
+
+
+def test_names_of_ready_sweeps_are_one_files_each_and_the_command_lists_them(rdmf):
+    files = [path for folder in ("ablations", "paper") for path in (CONFIGS / folder).glob("*.yaml")]
+    assert sorted(ready_sweeps().values()) == sorted(files)
+    told = rdmf("ablate", "--help").out.replace(",", " ").replace(".", " ").replace(";", " ").split()
+    assert set(ready_sweeps()) <= set(told)
 
 
 def test_folders_keep_what_is_safe_of_a_name():

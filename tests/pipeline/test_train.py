@@ -15,9 +15,9 @@ from rdmf.pipeline.dataset import Batch, MomentDataset, collate, open_features
 from rdmf.pipeline.epoch import Diverged
 from rdmf.pipeline.evaluate_run import evaluate_run
 from rdmf.pipeline.model import RDMF, count_parameters
+from rdmf.pipeline.objective import loss_of
 from rdmf.pipeline.runs import summarise
 from rdmf.pipeline.schedules import learning_rate
-from rdmf.pipeline.step import loss_of
 from rdmf.pipeline.tensor_files import read_file, write_tensors
 from rdmf.pipeline.train import train
 from rdmf.pipeline.validation import validate, with_validation

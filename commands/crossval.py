@@ -1,0 +1,113 @@
+"""rdmf crossval: models compared on every query of a dataset, each tuned and tested on folds."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import SHOWN, Device, clock, fail, say, table, write_json
+
+if TYPE_CHECKING:
+    from ..manifests.folds import Folds
+    from ..pipeline.crossval_tables import CrossvalTable
+    from ..pipeline.crossval_work import Progress
+
+
+def crossval(
+    plan: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML file of a plan, or the name of one that comes with rdmf: captions, demo.", metavar="PLAN"
+        ),
+    ],
+    features: Annotated[Path, typer.Option(help="Folder that `rdmf features` made; it is only read.")],
+    out: Annotated[Path, typer.Option(help="Folder of the benchmark; the same command goes on with it.")],
+    folds: Annotated[Path | None, typer.Option(help="JSON file of folds. [the plan's]")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value for all models that do not set it; repeatable."),
+    ] = None,
+    video_store: Annotated[list[str] | None, typer.Option(help="Video store(s) to read, as in `rdmf train`.")] = None,
+    text_store: Annotated[str | None, typer.Option(help="Text store to read, likewise.")] = None,
+    workers: Annotated[
+        str, typer.Option(help="Trainings at once, or a range; 0: in this process; auto: by cores, memory, GPUs.")
+    ] = "auto",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:8786")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of each training; another number rounds otherwise.")] = 1,
+    device: Device = "cpu",
+    cost: Annotated[
+        bool,
+        typer.Option(help="Measure what each model costs, too: operations, time and memory of a step; seconds each."),
+    ] = True,
+    json_to: Annotated[
+        str | None, typer.Option("--json", help="Write the tables as JSON; - is standard output.")
+    ] = None,
+) -> None:
+    """Compare models by nested cross-validation: tuned alike, every query tested once, with several seeds."""
+    from .ablate import _check_options
+
+    _check_options(workers, device if scheduler is None else "cpu")
+    from ..pipeline.cross_validation import cross_validate
+    from ..pipeline.crossval_plan import read_plan
+
+    try:
+        read = read_plan(plan, folds, set_ or ())
+    except ValueError as error:
+        if set_ and str(error).startswith("--set"):
+            raise typer.BadParameter(str(error)) from None
+        raise
+    began = _Clock()
+    found = cross_validate(
+        read, features, out, workers, scheduler, video_stores=video_store or (), text_store=text_store,
+        device=device, threads=threads, command=shlex.join(["rdmf", *sys.argv[1:]]), costs=cost,
+        on_start=began.start, on_end=began.end, on_costs=began.costs,
+    )  # fmt: skip
+    write_json(found.to_json(), json_to)
+    _print(found, to_stderr=json_to == "-")
+    say(f"tables: {out / 'table.md'}, {out / 'table.json'}")
+    if lacking := found.lacking:
+        fail("not everything is in the numbers: " + "; ".join(lacking))
+
+
+class _Clock:
+    """A line for every run that ends, and how long the rest will take."""
+
+    def start(self, folds: Folds, done: int, planned: int, at_once: int) -> None:
+        self._began, self._done = time.monotonic(), done
+        sizes = ", ".join(str(len(groups)) for groups in folds.groups)
+        say(f"{len(folds)} folds of {sizes} source videos")
+        say(f"{planned - done} runs to train ({at_once} at once), {done} are there already")
+
+    def end(self, at: Progress) -> None:
+        from ..pipeline.headline import in_percent
+
+        what = f"test, {at.run.name}" if at.task.round else f"tuning, {at.run.variant}"
+        if isinstance(at.results, str):
+            said = f"FAILED: {at.results}"
+        else:
+            said = "  ".join(f"{n} {v}" for n, v in in_percent(at.results.protocol, at.results.numbers, {}).items())
+        left = ""
+        if at.runs > self._done:
+            took = (time.monotonic() - self._began) / (at.runs - self._done)
+            left = f"  ({clock(took * (at.planned_runs - at.runs))} left)"
+        say(f"{at.runs}/{at.planned_runs}  fold {at.task.fold}  {what}  {said}{left}")
+
+    def costs(self, models: int) -> None:
+        say(f"measuring what {models} model{'s cost, in turn' if models > 1 else ' costs'}")
+
+
+def _print(found: CrossvalTable, to_stderr: bool) -> None:
+    from ..pipeline.crossval_tables import method, tables, trials_said
+
+    for title, head, body in tables(found):
+        table(head, body, title=title, to_stderr=to_stderr)
+    for said in trials_said(found):
+        typer.echo(said, err=to_stderr)
+    say(method(found))
+    for note in found.numbers.notes[:SHOWN]:
+        say(f"note: {note}")

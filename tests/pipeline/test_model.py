@@ -1,0 +1,123 @@
+"""The composed model: every fusion with every head, told relevance, one projection, proposals, negatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from rdmf.fuse import Relevance
+from rdmf.heads.losses import LossWeights
+from rdmf.pipeline.config import Config, load_config, parse_config
+from rdmf.pipeline.dataset import Batch, MomentDataset, collate, open_features
+from rdmf.pipeline.model import RDMF
+from rdmf.pipeline.objective import loss_of
+
+MODELS = sorted((Path(__file__).parents[2] / "configs" / "models").glob("*.yaml"))
+SMALL = ["model.hidden=32", "model.fusion.ffn=64", "model.moment.queries=6", "model.dropout=0", "model.input_dropout=0"]
+
+
+@pytest.fixture
+def batch(tiny_features: Path) -> Batch:
+    dataset = MomentDataset(open_features(tiny_features), "train")
+    return collate([dataset[i] for i in range(8)])
+
+
+def built(config: Config, batch: Batch) -> RDMF:
+    torch.manual_seed(0)
+    return RDMF(config.model, batch.clips.shape[-1], batch.words.shape[-1])
+
+
+def costs(model: RDMF, config: Config, batch: Batch) -> dict[str, torch.Tensor]:
+    return loss_of(model, batch, LossWeights(**config.loss.model_dump()))
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_each_model_that_comes_with_rdmf_learns_a_batch_with_all_its_parameters(path, batch):
+    config = load_config(path, SMALL)
+    model = built(config, batch)
+    before = costs(model, config, batch)
+    assert all(value.isfinite() for value in before.values())
+    before["total"].backward()
+    unheard = ("project_words.", "fusion.norm_words.") if config.model.fusion.kind == "none" else ()
+    dead = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith(unheard)]
+    assert not dead
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        costs(model, config, batch)["total"].backward()
+        optimizer.step()
+    assert costs(model, config, batch)["total"] < 0.8 * before["total"]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_a_query_is_answered_alone_as_in_a_batch(path, batch):
+    config = load_config(path, SMALL)
+    model = built(config, batch).eval()
+    with torch.no_grad():
+        whole = model(batch.clips, batch.clip_mask, batch.positions, batch.words, batch.word_mask)
+        for row in range(3):
+            n, m = int(batch.clip_mask[row].sum()), int(batch.word_mask[row].sum())
+            one = slice(row, row + 1)
+            alone = model(
+                batch.clips[one, :n], batch.clip_mask[one, :n], batch.positions[one, :n],
+                batch.words[one, :m], batch.word_mask[one, :m],
+            )  # fmt: skip
+            torch.testing.assert_close(whole.saliency_logits[one, :n], alone.saliency_logits, rtol=0, atol=2e-4)
+            torch.testing.assert_close(whole.moments.spans[one], alone.moments.spans, rtol=0, atol=2e-4)
+
+
+def test_negatives_are_the_next_querys_sentence(batch):
+    config = load_config(None, SMALL)
+    model = built(config, batch).eval()
+    inputs = batch.clips, batch.clip_mask, batch.positions, batch.words, batch.word_mask
+    output = model(*inputs, negatives=True)
+    rolled = model(*inputs[:3], batch.words.roll(-1, 0), batch.word_mask.roll(-1, 0))
+    torch.testing.assert_close(output.negative_logits, rolled.saliency_logits)
+    assert model(*inputs).negative_logits is None
+
+
+def test_one_projection_is_one_and_is_refused_for_encoders_of_other_widths():
+    config = load_config(None, [*SMALL, "model.one_projection=true"]).model
+    model = RDMF(config, 24, 24)
+    assert model.project_words is model.project_clips
+    with pytest.raises(ValueError, match=r"one width for one_projection, got 24 \+ 0 and 16"):
+        RDMF(config, 24, 16)
+    with pytest.raises(ValueError, match=r"got 24 \+ 2 and 24"):
+        RDMF(load_config(None, [*SMALL, "model.one_projection=true", "model.clip_times=true"]).model, 24, 24)
+
+
+def test_relevance_is_the_cosine_of_clip_and_sentence_head_by_head():
+    relevance, clips, words = Relevance(12, 3), torch.randn(2, 5, 12), torch.randn(2, 4, 12)
+    word_mask = torch.tensor([[True] * 4, [True, False, False, False]])
+    found = relevance.cosines(clips, words, word_mask)
+    for b, count in enumerate((4, 1)):
+        sentence = functional.layer_norm(words[b, :count].mean(0), (12,))
+        for t in range(5):
+            clip = functional.layer_norm(clips[b, t], (12,))
+            for h in range(3):
+                part = slice(4 * h, 4 * h + 4)
+                expected = clip[part] @ sentence[part] / clip[part].norm() / sentence[part].norm()
+                torch.testing.assert_close(found[b, t, h], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"saliency": {"kind": "token"}}, "expected a fusion with a token"),
+        ({"moment": {"queries": 4, "proposals": 5}}, "expected at most 4 proposals"),
+        ({"moment": {"kind": "learned_queries", "proposals": 1}}, "expected proposals of 0"),
+        ({"moment": {"drop_path": True}}, "expected drop_path false"),
+        ({"relevance": 7}, "expected heads that divide hidden"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        parse_config({"model": settings}, "the settings")
+
+
+def test_terms_of_cg_detr_are_refused_with_another_fusion():
+    with pytest.raises(ValueError, match=r"expected loss\.distillation of 0 with fusion reaction_diffusion"):
+        parse_config({"loss": {"distillation": 1}}, "the settings")
