@@ -61,7 +61,7 @@ def ablate(
     ] = None,
 ) -> None:
     """Train every variant of a sweep with every seed, and say what each is worth. What is finished is reused."""
-    _check_options(workers, device if scheduler is None else "cpu")
+    check_options(workers, device if scheduler is None else "cpu")
     from ..pipeline.ablate import ablate as run_ablation
     from ..pipeline.ablation_plan import prepare
     from ..pipeline.ablation_tables import problems
@@ -93,7 +93,7 @@ def ablate(
         fail("not all variants have all their seeds: " + "; ".join(lacking))
 
 
-def _check_options(workers: str, device: str) -> None:
+def check_options(workers: str, device: str) -> None:
     from ..extract.encoders import usable_device
     from ..extract.workers import Workers
 

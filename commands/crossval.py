@@ -49,9 +49,9 @@ def crossval(
     ] = None,
 ) -> None:
     """Compare models by nested cross-validation: tuned alike, every query tested once, with several seeds."""
-    from .ablate import _check_options
+    from .ablate import check_options
 
-    _check_options(workers, device if scheduler is None else "cpu")
+    check_options(workers, device if scheduler is None else "cpu")
     from ..pipeline.cross_validation import cross_validate
     from ..pipeline.crossval_plan import read_plan
 

@@ -1,15 +1,19 @@
-"""How well each clip fits the sentence, told to the fusion: cosines of clip and sentence, head by head.
+"""How well each clip fits the sentence, told to the fusion: cosines of the encoders' own features.
 
-    r_h(t) = cos(x_h(t), s_h),    x: a clip's features, s: the words' mean, both normalised; h: a part of the channels
+    r_h(t) = sum_c w_hc x_c(t) s_c,    x(t): a clip's features, s: the mean of the words', both of length 1;
+                                       w_hc learned from 1: H ways to weigh the channels
+    told:  r_h, and r_h less its mean over the clips, in its deviation over them
 
-A fusion can learn such products by itself from many thousands of sentences; from a thousand it does not
-(docs/RESULTS.md). What clips and words have in common is there from the start where both come through one projection.
+For encoders of one space (CLIP, InternVideo2, captions), whose features of a clip and of a sentence about it are alike
+before anything is learned. A fusion can learn such products by itself from many thousands of sentences; from a thousand
+it does not (docs/RESULTS.md).
 
-Dimensions: B sequences, T clips, L words, D hidden, H heads.
+Dimensions: B sequences, T clips, L words, W width of the features, D hidden, H heads.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,28 +22,32 @@ from .reaction_diffusion import masked_mean
 
 SCALE = 5.0
 """Cosines vary by a few tenths over the clips of a video; what they are added to varies by one."""
+JITTER = 0.1
+"""Deviation of the weights at the start: heads that are equal learn the same."""
+FLAT = 1e-3
+"""A deviation over the clips below it is none."""
 
 
 class Relevance(nn.Module):
-    """Cosines [B, T, H] of clips and sentence, and what they add to the clips."""
+    """What is added to the clips."""
 
-    def __init__(self, hidden: int, heads: int) -> None:
-        """Raises ValueError unless heads divides hidden."""
+    def __init__(self, width: int, hidden: int, heads: int) -> None:
+        """Raises ValueError unless there is a head."""
         super().__init__()
-        if heads < 1 or hidden % heads:
-            raise ValueError(f"expected a number of heads that divides hidden = {hidden}, got {heads}: change either")
-        self.heads = heads
-        self.norm_clips, self.norm_sentence = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.tell = nn.Linear(heads, hidden)
+        if heads < 1:
+            raise ValueError(f"expected at least 1 head of relevance, got {heads}")
+        self.weight = nn.Parameter(1 + JITTER * torch.randn(heads, width))
+        self.tell = nn.Linear(2 * heads, hidden)
 
     def cosines(self, clips: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """clips [B, T, D], words [B, L, D], word_mask [B, L] -> [B, T, H], each in [-1, 1]."""
-        sentence = self.norm_sentence(masked_mean(words, word_mask)).unsqueeze(1)  # [B, 1, D]
-        a, b = (x.unflatten(-1, (self.heads, -1)) for x in (self.norm_clips(clips), sentence))
-        return functional.cosine_similarity(a, b, dim=-1)
+        """r: clips [B, T, W], words [B, L, W], word_mask [B, L] -> [B, T, H]."""
+        sentence = functional.normalize(masked_mean(words, word_mask), dim=-1).unsqueeze(1)  # [B, 1, W]
+        return (functional.normalize(clips, dim=-1) * sentence) @ self.weight.T
 
     def forward(self, clips: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """The clips with their relevance: [B, T, D], 0 at padding. Masks are True where something is."""
-        clips = zero_padding(clips, clip_mask)
-        told = self.tell(SCALE * self.cosines(clips, words, word_mask))
-        return zero_padding(clips + told, clip_mask)
+        """Features as the encoders gave them -> [B, T, D], 0 at padding. Masks are True where something is."""
+        count = clip_mask.sum(1).clamp(min=1)[:, None, None]
+        r = zero_padding(self.cosines(zero_padding(clips, clip_mask), words, word_mask), clip_mask)
+        apart = zero_padding(r - r.sum(1, keepdim=True) / count, clip_mask)
+        deviation = (apart.square().sum(1, keepdim=True) / count + FLAT**2).sqrt()
+        return zero_padding(self.tell(torch.cat((SCALE * r, apart / deviation), -1)), clip_mask)

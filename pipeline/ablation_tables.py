@@ -177,11 +177,11 @@ def method(table: AblationTable) -> str:
         "seeds, added as variances; Student's t with Satterthwaite's degrees of freedom). Differences from "
         f"{table.baseline} are paired query by query and seed by seed; 'better' and 'worse' where the p-value, "
         f"corrected by Holm's method over the variants of a metric, is below {ALPHA:g}. Weights: the learned numbers; "
-        f"training: a run's seconds, mean over seeds.{_cost_method(table)}"
+        f"training: a run's seconds, mean over seeds.{cost_method(table)}"
     )
 
 
-def _cost_method(table: AblationTable) -> str:
+def cost_method(table: AblationTable) -> str:
     costs, on = [row.cost for row in table.rows if row.cost is not None], table.costs_on
     if not costs or on is None:
         return ""

@@ -80,10 +80,9 @@ class ModelConfig(Settings):
     """On the cached features, before their projection."""
     clip_times: bool = False
     """Whether each clip's start and end, as shares of the duration, are features of it ('tef' of the DETR family)."""
-    one_projection: bool = False
-    """Whether clips and words come through the same projection; for encoders that give both the same width."""
     relevance: Annotated[int, Field(ge=0)] = 0
-    """Heads of the cosine of clip and sentence that the fusion is told (fuse/relevance.py); 0: it is not."""
+    """Heads of the cosine of clip and sentence that the fusion is told (fuse/relevance.py); for encoders of one space.
+    0: it is told none."""
     diffusion: DiffusionConfig = DiffusionConfig()
     fusion: FusionConfig = ReactionDiffusionConfig()
     saliency: SaliencyConfig = SaliencyConfig()
@@ -97,7 +96,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
-        for heads in (self.moment.heads, getattr(self.fusion, "heads", 1), self.relevance or 1):
+        for heads in (self.moment.heads, getattr(self.fusion, "heads", 1)):
             if self.hidden % heads:
                 raise ValueError(f"expected heads that divide hidden = {self.hidden}, got {heads}")
         return self

@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from .ablation_plan import difference
 from .config import Config, Settings, flat, load_config, parse_config
-from .sweep import SEED, Sweep, Variant, _laid_over, _parsed, _yaml, changed, slug
+from .sweep import SEED, Sweep, Variant, changed, laid_over, parsed_override, read_yaml, slug
 
 READY = Path(__file__).resolve().parent.parent / "configs" / "benchmarks"
 """The plans that come with rdmf; a name alone finds them."""
@@ -113,11 +113,11 @@ def read_plan(path: Path, folds: Path | None = None, overrides: Sequence[str] = 
         base = load_config(path.parent / settings.base)
     else:
         base = parse_config(settings.base, f"{path}: base")
-    said_to_all = dict(map(_parsed, overrides))
+    said_to_all = dict(map(parsed_override, overrides))
 
     def based(file: str | None) -> Config:
         """What `set` of a model changes."""
-        config = base if file is None else _laid_over(base, path.parent / file)
+        config = base if file is None else laid_over(base, path.parent / file)
         config = changed(config, settings.set_, f"{path}: set")
         return changed(changed(config, said_to_all, "--set"), {SEED: 0}, str(path))
 
@@ -142,7 +142,7 @@ def _find(path: Path) -> Path:
 
 def _settings(path: Path) -> CrossvalSettings:
     try:
-        return CrossvalSettings.model_validate(_yaml(path))
+        return CrossvalSettings.model_validate(read_yaml(path))
     except ValidationError as error:
         said = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {'; '.join(dict.fromkeys(said))}") from None

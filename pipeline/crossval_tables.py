@@ -16,7 +16,7 @@ import numpy as np
 
 from ..manifests.folds import group_of
 from . import comparison_text, remarks
-from .ablation_tables import AblationTable, Number, Row, _cost_method, problems, stacked, tabulate
+from .ablation_tables import AblationTable, Number, Row, cost_method, problems, stacked, tabulate
 from .compare import ALPHA, Comparison, compare
 from .evaluate import Results
 from .official import official_numbers
@@ -197,7 +197,7 @@ def method(found: CrossvalTable) -> str:
         "by seed; 'better' and 'worse' where the p-value, corrected by Holm's method over the "
         f"{len(found.differences)} compared pairs of a metric, is below {ALPHA:g}. The paired tests average seeds "
         "query by query and are corrected over the same pairs. Weights: the learned numbers; training: a run's "
-        f"seconds, mean over runs.{_cost_method(table)}"
+        f"seconds, mean over runs.{cost_method(table)}"
     )
 
 

@@ -44,17 +44,15 @@ class RDMF(nn.Module):
         hidden, dropout = config.hidden, config.dropout
         self.clip_times = config.clip_times
         self.project_clips = _projection(video_dim + 2 * config.clip_times, hidden, config.input_dropout)
-        if config.one_projection and (text_dim != video_dim or config.clip_times):
+        self.project_words = _projection(text_dim, hidden, config.input_dropout)
+        if config.relevance and text_dim != video_dim:
             raise ValueError(
-                f"expected clips and words of one width for one_projection, got {video_dim} + {2 * config.clip_times} "
-                f"and {text_dim}; leave it out"
+                f"expected clips and words of one width for model.relevance, as encoders of one space have, got "
+                f"{video_dim} and {text_dim}: set it to 0"
             )
-        self.project_words = (
-            self.project_clips if config.one_projection else _projection(text_dim, hidden, config.input_dropout)
-        )
+        self.relevance = Relevance(video_dim, hidden, config.relevance) if config.relevance else None
         diffusion = config.diffusion
         self.diffusion = TemporalDiffusion(diffusion.steps, diffusion.dt, diffusion.d)
-        self.relevance = Relevance(hidden, config.relevance) if config.relevance else None
         self.fusion = FUSERS[config.fusion.kind](hidden, dropout=dropout, **config.fusion.settings())
         self.saliency = SALIENCY_HEADS[config.saliency.kind](hidden)
         moment = config.moment
@@ -77,24 +75,20 @@ class RDMF(nn.Module):
         negatives: whether to fuse each video with the next query's sentence, too.
         """
         x = self.diffusion(self.projected(clips, clip_mask, positions), clip_mask)
-        projected = self.project_words(words)
-        fused, saliency = self._heard(x, clip_mask, projected, word_mask)
+
+        def heard(words: Tensor, word_mask: Tensor) -> tuple[Fused, Tensor]:
+            """The clips after they heard the words, and their saliency."""
+            told = x if self.relevance is None else x + self.relevance(clips, clip_mask, words, word_mask)
+            fused = Fused.of(self.fusion(told, clip_mask, self.project_words(words), word_mask))
+            return fused, self.saliency(fused.clips, clip_mask, fused.token)
+
+        fused, saliency = heard(words, word_mask)
         moments = self.moment(
             fused.clips, clip_mask, positions, words=fused.words, word_mask=word_mask, places=fused.places,
             saliency=saliency,
         )  # fmt: skip
-        if not negatives:
-            return Output(saliency, moments, fused)
-        return Output(
-            saliency, moments, fused, *self._heard(x, clip_mask, projected.roll(-1, 0), word_mask.roll(-1, 0))
-        )
-
-    def _heard(self, x: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Fused, Tensor]:
-        """Diffused clips x [B, T, D] after they heard the words [B, L, D], and their saliency logits [B, T]."""
-        if self.relevance is not None:
-            x = self.relevance(x, clip_mask, words, word_mask)
-        fused = Fused.of(self.fusion(x, clip_mask, words, word_mask))
-        return fused, self.saliency(fused.clips, clip_mask, fused.token)
+        other = heard(words.roll(-1, 0), word_mask.roll(-1, 0)) if negatives else (None, None)
+        return Output(saliency, moments, fused, *other)
 
     def projected(self, clips: Tensor, clip_mask: Tensor, positions: Tensor) -> Tensor:
         """Clips [B, T, Dv] in the model's width, [B, T, D], not yet diffused."""

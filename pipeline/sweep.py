@@ -115,7 +115,7 @@ def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = 
     """
     path = _find(path)
     try:
-        settings = SweepSettings.model_validate(_yaml(path))
+        settings = SweepSettings.model_validate(read_yaml(path))
     except ValidationError as error:
         said = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: {'; '.join(dict.fromkeys(said))}") from None
@@ -123,11 +123,11 @@ def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = 
         start = load_config(base or path.parent / str(settings.base))
     else:
         start = parse_config(settings.base, f"{path}: base")
-    said_to_all = dict(map(_parsed, overrides))
+    said_to_all = dict(map(parsed_override, overrides))
 
     def based(file: str | None) -> Config:
         """What `set` of a variant changes."""
-        config = start if file is None else _laid_over(start, path.parent / file)
+        config = start if file is None else laid_over(start, path.parent / file)
         config = changed(config, settings.set_, f"{path}: set")
         return changed(changed(config, said_to_all, "--set"), {SEED: 0}, str(path))
 
@@ -190,7 +190,7 @@ def _find(path: Path) -> Path:
     raise ValueError(f"expected the file of a sweep, or one of {', '.join(ready)}; got {str(path)!r}")
 
 
-def _yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -199,16 +199,16 @@ def _yaml(path: Path) -> Any:
         raise ValueError(f"{path} is no YAML that can be read: {' '.join(str(error).split())}") from None
 
 
-def _laid_over(base: Config, path: Path) -> Config:
+def laid_over(base: Config, path: Path) -> Config:
     """The base with the settings of a config file; what the file does not say stays."""
-    tree = _yaml(path)
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ValueError(f"expected sections (model, loss, training) in {path}, got {type(tree).__name__}")
     parse_config(tree, str(path))  # it stands by itself, too
     return changed(base, flat(tree), str(path))
 
 
-def _parsed(override: str) -> tuple[str, Any]:
+def parsed_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     try:
         if equals and key.strip():

@@ -349,7 +349,8 @@ def test_terms_that_weigh_something_are_reported_and_added_and_no_others() -> No
     assert plain == total_loss(output, logits, truth, LossWeights())
     weights = LossWeights(rank=2.0, negative=3.0, attention=5.0, alignment=7.0)
     assert weights.negatives
-    assert not LossWeights(margin=1.0, attention=1.0).negatives
+    assert LossWeights(attention=1.0).negatives
+    assert not LossWeights(margin=1.0, alignment=1.0).negatives
     found = total_loss(output, logits, truth, weights, **given, extra=extra)
     assert set(found) - set(plain) == {"rank", "negative", "attention", "alignment"}
     expected = {

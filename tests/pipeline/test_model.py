@@ -79,28 +79,61 @@ def test_negatives_are_the_next_querys_sentence(batch):
     assert model(*inputs).negative_logits is None
 
 
-def test_one_projection_is_one_and_is_refused_for_encoders_of_other_widths():
-    config = load_config(None, [*SMALL, "model.one_projection=true"]).model
-    model = RDMF(config, 24, 24)
-    assert model.project_words is model.project_clips
-    with pytest.raises(ValueError, match=r"one width for one_projection, got 24 \+ 0 and 16"):
-        RDMF(config, 24, 16)
-    with pytest.raises(ValueError, match=r"got 24 \+ 2 and 24"):
-        RDMF(load_config(None, [*SMALL, "model.one_projection=true", "model.clip_times=true"]).model, 24, 24)
+def test_relevance_is_refused_for_encoders_of_other_widths():
+    with pytest.raises(ValueError, match=r"one width for model\.relevance, .* got 24 and 16"):
+        RDMF(load_config(None, [*SMALL, "model.relevance=2"]).model, 24, 16)
 
 
-def test_relevance_is_the_cosine_of_clip_and_sentence_head_by_head():
-    relevance, clips, words = Relevance(12, 3), torch.randn(2, 5, 12), torch.randn(2, 4, 12)
+def test_relevance_is_the_cosine_of_clip_and_sentence_with_weighted_channels():
+    relevance, clips, words = Relevance(12, 8, 3), torch.randn(2, 5, 12), torch.randn(2, 4, 12)
     word_mask = torch.tensor([[True] * 4, [True, False, False, False]])
     found = relevance.cosines(clips, words, word_mask)
     for b, count in enumerate((4, 1)):
-        sentence = functional.layer_norm(words[b, :count].mean(0), (12,))
+        s = words[b, :count].mean(0)
         for t in range(5):
-            clip = functional.layer_norm(clips[b, t], (12,))
-            for h in range(3):
-                part = slice(4 * h, 4 * h + 4)
-                expected = clip[part] @ sentence[part] / clip[part].norm() / sentence[part].norm()
-                torch.testing.assert_close(found[b, t, h], expected)
+            for h, weight in enumerate(relevance.weight):
+                expected = sum(w * x * y for w, x, y in zip(weight, clips[b, t], s, strict=True))
+                torch.testing.assert_close(found[b, t, h], expected / clips[b, t].norm() / s.norm())
+
+
+def test_a_model_told_relevance_finds_the_clips_that_are_like_the_sentence_in_a_few_steps():
+    torch.manual_seed(0)
+    config = load_config(None, [*SMALL, "model.relevance=2", "model.fusion.kind=none", "model.diffusion.steps=0"])
+    model = RDMF(config.model, 24, 24)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    mask, positions = torch.ones(32, 10, dtype=torch.bool), torch.linspace(0.05, 0.95, 10).expand(32, -1)
+
+    def task() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        sentence, inside = torch.randn(32, 1, 24), torch.rand(32, 10) < 0.3
+        return torch.randn(32, 10, 24) + 0.8 * inside[..., None] * sentence, sentence, inside
+
+    for _ in range(60):
+        clips, sentence, inside = task()
+        logits = model(clips, mask, positions, sentence, mask[:, :1]).saliency_logits
+        optimizer.zero_grad()
+        functional.binary_cross_entropy_with_logits(logits, inside.float()).backward()
+        optimizer.step()
+    clips, sentence, inside = task()
+    found = model(clips, mask, positions, sentence, mask[:, :1]).saliency_logits > 0
+    assert (found == inside).float().mean() > 0.85
+
+
+def test_relevance_has_no_bit_from_padding_and_none_from_flat_sequences():
+    relevance, clips, words = Relevance(6, 4, 2), torch.randn(1, 5, 6), torch.randn(1, 3, 6)
+    mask = torch.tensor([[True, True, True, False, False]])
+    word_mask = torch.tensor([[True, True, False]])
+    clean = relevance(clips, mask, words, word_mask)
+    dirty = relevance(
+        clips.masked_fill(~mask[..., None], torch.nan),
+        mask,
+        words.masked_fill(~word_mask[..., None], torch.inf),
+        word_mask,
+    )
+    assert torch.equal(clean, dirty)
+    assert not clean[~mask].any()
+    flat = clips[:, :1].expand(1, 5, 6).clone().requires_grad_()
+    relevance(flat, mask, words, word_mask).sum().backward()
+    assert flat.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +143,6 @@ def test_relevance_is_the_cosine_of_clip_and_sentence_head_by_head():
         ({"moment": {"queries": 4, "proposals": 5}}, "expected at most 4 proposals"),
         ({"moment": {"kind": "learned_queries", "proposals": 1}}, "expected proposals of 0"),
         ({"moment": {"drop_path": True}}, "expected drop_path false"),
-        ({"relevance": 7}, "expected heads that divide hidden"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, complaint):

@@ -90,6 +90,16 @@ def test_the_last_state_is_what_the_model_itself_maps_back_and_its_saliency_what
     np.testing.assert_allclose(found.times, np.arange(model.fusion.steps + 1) * model.fusion.dt)
 
 
+def test_a_model_that_is_told_relevance_is_followed_with_it(tiny_config):
+    model_config = tiny_config.model.model_copy(update={"relevance": 2})
+    torch.manual_seed(0)
+    model = RDMF(model_config, 12, 12).eval()
+    batch = collate([example_of(24)])
+    with torch.no_grad():
+        output = model(batch.clips, batch.clip_mask, batch.positions, batch.words, batch.word_mask)
+    np.testing.assert_allclose(traced(model).saliency[-1], output.saliency_logits[0].sigmoid(), atol=1e-6)
+
+
 def test_every_state_follows_from_the_one_before_by_equations_5_to_7(paper):
     d_u, d_v, feed, kill = (paper.rates[name] for name in ("d_video", "d_text", "feed", "kill"))
     for u, v, u_next, v_next in zip(paper.u, paper.v, paper.u[1:], paper.v[1:], strict=False):
