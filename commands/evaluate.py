@@ -29,7 +29,9 @@ def evaluate(
     by: Annotated[
         list[str] | None, typer.Option(help="Also print numbers by length, windows, duration or kind of query.")
     ] = None,
-    controls: Annotated[bool, typer.Option(help="Also judge guesses and the model on broken input.")] = False,
+    controls: Annotated[
+        bool, typer.Option(help="Also judge guesses and the model on broken input; with --features alone, guesses.")
+    ] = False,
     allow_missing: Annotated[bool, typer.Option(help="Count a query without prediction as wrong.")] = False,
     times_in: Annotated[
         str | None, typer.Option(help="What the file gives times in: seconds, clips, fractions or milliseconds.")
@@ -47,11 +49,14 @@ def evaluate(
 ) -> None:
     """Judge runs, or files of predictions, by the field's protocol, with 95% intervals."""
     runs, files = run or [], predictions or []
-    if bool(runs) == bool(files) or bool(files) != (annotations is not None):
-        raise typer.BadParameter("give either --run, or --predictions with --annotations")
+    guesses = bool(controls and features) and not runs and not files and annotations is None
+    if not guesses and (bool(runs) == bool(files) or bool(files) != (annotations is not None)):
+        raise typer.BadParameter(
+            "give either --run, or --predictions with --annotations, or --features with --controls for guesses alone"
+        )
     if files and (controls or features):
         raise typer.BadParameter("--controls and --features need --run")
-    if runs and (times_in or allow_missing):
+    if not files and (times_in or allow_missing):
         raise typer.BadParameter(
             "--times-in and --allow-missing need --predictions; a run predicts every query in seconds"
         )
@@ -60,6 +65,16 @@ def evaluate(
     options: dict[str, Any] = {
         "by": by or (), "clamp": clamp, "round_to_s": round_to, "nms_threshold": nms_threshold,
     }  # fmt: skip
+    if guesses and (save_predictions or device != "cpu"):
+        raise typer.BadParameter("guesses have no --save-predictions and no --device; give a --run")
+    if guesses:
+        from ..pipeline.evaluate_run import evaluate_guesses
+
+        assert features is not None
+        found = evaluate_guesses(features, split or "val", protocol=protocol, **options)
+        write_json({name: results.to_json() for name, results in found.items()}, json_to)
+        _print_results(found, None, to_stderr=json_to == "-")
+        return
     from ..pipeline.systems import short_names
 
     names = (

@@ -3,21 +3,36 @@
 random          windows drawn at random, knowing neither video nor sentence
 centre prior    the middle of the video, as long as the median training window
 any moment      a true moment of any query about the video, at random: knows what happens, not what is asked
+cosine          clips whose features are like the sentence's, nothing learned; for encoders that give both one width
 other sentence  the same model, asked another video's sentence (the truth stays)
 shuffled clips  the same model, the clips of every video in random order
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..heads.proposals import propose
 from ..manifests.schema import Moment
 from .dataset import MomentDataset
 from .inference import KEEP, predict_dataset
 from .model import RDMF
 from .predictions import Prediction
 
-CONTROLS = ("random", "centre prior", "any moment", "other sentence", "shuffled clips")
+GUESSES = ("random", "centre prior", "any moment", "cosine")
+"""They know no model."""
+BROKEN = ("other sentence", "shuffled clips")
+CONTROLS = (*GUESSES, *BROKEN)
+
+
+def controls_of(dataset: MomentDataset, names: tuple[str, ...] = CONTROLS) -> Iterator[str]:
+    """Those of the names that the features allow."""
+    video_dim, text_dim = dataset.features.dims
+    return (name for name in names if name != "cosine" or video_dim == text_dim)
 
 
 def control_predictions(
@@ -28,8 +43,15 @@ def control_predictions(
         return predict_dataset(model, dataset.with_texts_of_other_videos(seed), iou_weight, max_clips)
     if name == "shuffled clips":
         return predict_dataset(model, dataset, iou_weight, max_clips, order="shuffled", seed=seed)
-    if name not in CONTROLS:
+    return guess(name, dataset, seed)
+
+
+def guess(name: str, dataset: MomentDataset, seed: int = 0) -> list[Prediction]:
+    """The predictions of one of GUESSES on a split, reproducible by seed."""
+    if name not in GUESSES:
         raise ValueError(f"expected one of the controls {', '.join(CONTROLS)}, got {name!r}")
+    if name == "cosine":
+        return [_likeness(dataset, row) for row in range(len(dataset))]
     rng = np.random.default_rng(seed)
     width_s = _median_window_s(dataset)
     happens: dict[str, list[Moment]] = {query.vid: [] for query in dataset.queries}
@@ -55,6 +77,17 @@ def control_predictions(
             saliency = 1 - np.abs(np.linspace(-1, 1, count)) if count > 1 else np.ones(1)
         out.append(Prediction(query.qid, windows, saliency, query.text, query.vid))
     return out
+
+
+def _likeness(dataset: MomentDataset, row: int) -> Prediction:
+    """Saliency is the cosine of a clip's features and the mean of the words'; windows are where it is high."""
+    example = dataset[row]
+    clips, query = example.clips, example.query
+    saliency = functional.cosine_similarity(clips.values, example.words.mean(0, keepdim=True), dim=-1)  # [T]
+    spans = propose(saliency[None], torch.ones(1, len(saliency), dtype=torch.bool), KEEP)[0].double().numpy()
+    start, end = spans[:, 0] - spans[:, 1] / 2, spans[:, 0] + spans[:, 1] / 2
+    windows = np.column_stack([start * clips.duration_s, end * clips.duration_s, 1 - np.arange(len(spans)) / KEEP])
+    return Prediction(query.qid, windows, (1 + saliency.double().numpy()) / 2, query.text, query.vid)
 
 
 def _median_window_s(dataset: MomentDataset) -> float:

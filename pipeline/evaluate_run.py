@@ -10,7 +10,7 @@ from typing import Any
 from ..extract.encoders import usable_device
 from ..manifests import dataset as find_dataset
 from .checkpoint import RunInfo, load_best, load_run_info
-from .controls import control_predictions
+from .controls import GUESSES, control_predictions, controls_of, guess
 from .dataset import MomentDataset, open_features
 from .evaluate import Results, evaluate
 from .inference import predict_dataset
@@ -106,6 +106,26 @@ def evaluate_run(
     iou_weight = info.config.model.moment.iou_share
     return RunResults(
         info, judged,
-        {n: judge(control_predictions(n, found.model, dataset, iou_weight, info.max_clips)) for n in controls},
+        {
+            name: judge(control_predictions(name, found.model, dataset, iou_weight, info.max_clips))
+            for name in controls_of(dataset, tuple(controls))
+        },
         dataset.missing, judged.predictions,
     )  # fmt: skip
+
+
+def evaluate_guesses(
+    features: Path, split: str = "val", *, protocol: str | None = None, **options: Any
+) -> dict[str, Results]:
+    """What guesses reach on a split, before anything is trained. options: as `evaluate` takes them.
+
+    Raises ValueError where the folder has no features, or none of the split.
+    """
+    feature_set = open_features(features)
+    dataset = MomentDataset(feature_set, split)
+    truth = dataset.manifest_of_usable()
+    protocol = protocol or find_dataset(truth.dataset).protocol
+    return {
+        name: evaluate(guess(name, dataset), truth, protocol, split, trusted=True, **options)
+        for name in controls_of(dataset, GUESSES)
+    }

@@ -101,9 +101,19 @@ def test_options_that_do_not_go_together_are_wrong_usage(rdmf: Callable, files: 
     for wrong in (
         ["--predictions", files / "a.jsonl"], [*one, "--controls"], [*one, *one[:2]],
         ["--run", "r", "--times-in", "clips"], ["--run", "r", *one],
+        ["--features", "f"], ["--controls"], ["--features", "f", "--controls", "--save-predictions", "p"],
         [*one, "--predictions", files / "b.jsonl", "--save-predictions", files / "c.jsonl"],
     ):  # fmt: skip
         assert rdmf(*wrong)[0] == 2
+
+
+def test_guesses_need_features_alone(rdmf: Callable, tiny: type, tmp_path: Path) -> None:
+    features = tiny.write(tmp_path / "features", {"train": 3, "val": 2})
+    code, out, _ = rdmf("--features", features, "--controls", "--json", tmp_path / "guesses.json")
+    assert code == 0
+    tree = json.loads((tmp_path / "guesses.json").read_text("utf-8"))
+    assert set(tree) == {"random", "centre prior", "any moment", "cosine"}
+    assert all(name in out for name in tree)
 
 
 def test_seeds_of_a_run_are_evaluated_together(rdmf: Callable, tiny: type, tiny_config: Config, tmp_path: Path) -> None:

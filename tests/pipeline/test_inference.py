@@ -8,7 +8,7 @@ import torch
 
 from rdmf.manifests.schema import Query
 from rdmf.pipeline.config import Config
-from rdmf.pipeline.controls import CONTROLS, control_predictions
+from rdmf.pipeline.controls import CONTROLS, control_predictions, controls_of, guess
 from rdmf.pipeline.dataset import Clips, Example, MomentDataset, open_features
 from rdmf.pipeline.inference import KEEP, Found, ask, cut, on_grid, predict_dataset
 from rdmf.pipeline.model import RDMF
@@ -102,6 +102,23 @@ def test_the_centre_prior_is_the_median_training_window_in_the_middle(model, tin
         (start, end, _), = prediction.windows  # fmt: skip
         assert (start + end) / 2 == pytest.approx(length / 2)
         assert end - start == pytest.approx(min(np.median(widths), length))
+
+
+def test_the_cosine_control_is_about_the_features_alone_and_left_out_where_widths_differ(tiny_features):
+    same = MomentDataset(open_features(tiny_features), "test")
+    assert same.features.dims == (12, 12)
+    assert "cosine" in controls_of(same)
+    example = same[0]
+    row = guess("cosine", same)[0]
+    words = example.words.mean(0)
+    expected = [(1 + float(c @ words / c.norm() / words.norm())) / 2 for c in example.clips.values]
+    np.testing.assert_allclose(row.saliency, expected, atol=1e-6)
+    assert (np.diff(row.windows[:, 2]) < 0).all()
+    assert (row.windows[:, 1] <= example.clips.duration_s + 1e-9).all()
+    wide = MomentDataset(open_features(tiny_features, ["topics", "topics"]), "test")
+    assert "cosine" not in controls_of(wide)
+    with pytest.raises(ValueError, match="one of the controls"):
+        guess("shuffled clips", wide)
 
 
 def test_shuffling_clips_keeps_the_clips_and_changes_the_answers(model, tiny_features):
