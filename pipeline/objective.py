@@ -24,10 +24,14 @@ def loss_of(model: RDMF, batch: Batch, weights: LossWeights, counts: Tensor | No
     """
     output = model(batch.clips, batch.clip_mask, batch.positions, batch.words, batch.word_mask, weights.negatives)
     targets, other_video = targets_of(batch), batch.video != batch.video.roll(-1)
+    extra: Mapping[str, Tensor] = {}
+    if weights.guided:
+        share = 1 if counts is None else len(batch.spans) / counts[2]  # of the whole batch's queries
+        terms = _guidance_terms(model, output, targets, other_video)
+        extra = {name: share * term for name, term in terms.items()}
     return total_loss(
         output.moments, output.saliency_logits, targets, weights, counts=counts,
-        negative_logits=output.negative_logits, other_video=other_video,
-        extra=_guidance_terms(model, output, targets, other_video) if weights.guided else None,
+        negative_logits=output.negative_logits, other_video=other_video, extra=extra,
     )  # fmt: skip
 
 

@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional
 
 from rdmf.fuse import Relevance
-from rdmf.heads.losses import LossWeights
+from rdmf.heads.losses import LossWeights, batch_counts
 from rdmf.pipeline.config import Config, load_config, parse_config
 from rdmf.pipeline.dataset import Batch, MomentDataset, collate, open_features
 from rdmf.pipeline.model import RDMF
-from rdmf.pipeline.objective import loss_of
+from rdmf.pipeline.objective import loss_of, targets_of
 
 MODELS = sorted((Path(__file__).parents[2] / "configs" / "models").glob("*.yaml"))
-SMALL = ["model.hidden=32", "model.fusion.ffn=64", "model.moment.queries=6", "model.dropout=0", "model.input_dropout=0"]
+SMALL = ["model.hidden=32", "model.fusion.ffn=64", "model.moment.queries=12", "model.dropout=0", "model.input_dropout=0"]
 
 
 @pytest.fixture
@@ -67,6 +67,19 @@ def test_a_query_is_answered_alone_as_in_a_batch(path, batch):
             )  # fmt: skip
             torch.testing.assert_close(whole.saliency_logits[one, :n], alone.saliency_logits, rtol=0, atol=2e-4)
             torch.testing.assert_close(whole.moments.spans[one], alone.moments.spans, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["qd_detr", "cg_detr"])
+def test_a_part_of_a_batch_costs_its_share_of_every_term(name, batch):
+    config = load_config(next(path for path in MODELS if path.stem == name), SMALL)
+    model, weights = built(config, batch).eval(), LossWeights(**config.loss.model_dump())
+    counts = batch_counts(targets_of(batch), 12)
+    torch.manual_seed(1)
+    whole = loss_of(model, batch, weights)
+    torch.manual_seed(1)  # the clips that the hinge compares
+    third = loss_of(model, batch, weights, 3 * counts)
+    for term in {"margin", "rank", "negative", "attention", "alignment", "distillation"} & set(whole):
+        torch.testing.assert_close(3 * third[term], whole[term], msg=term)
 
 
 def test_negatives_are_the_next_querys_sentence(batch):
