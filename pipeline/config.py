@@ -83,6 +83,9 @@ class ModelConfig(Settings):
     relevance: Annotated[int, Field(ge=0)] = 0
     """Heads of the cosine of clip and sentence that the fusion is told (fuse/relevance.py); for encoders of one space.
     0: it is told none."""
+    relevance_from: Annotated[int, Field(ge=0)] | None = None
+    """The first column of the clips' features that is in the sentence's space, where several stores are concatenated:
+    2304 with SlowFast before CLIP. None: all are."""
     diffusion: DiffusionConfig = DiffusionConfig()
     fusion: FusionConfig = ReactionDiffusionConfig()
     saliency: SaliencyConfig = SaliencyConfig()

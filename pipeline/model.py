@@ -45,12 +45,15 @@ class RDMF(nn.Module):
         self.clip_times = config.clip_times
         self.project_clips = _projection(video_dim + 2 * config.clip_times, hidden, config.input_dropout)
         self.project_words = _projection(text_dim, hidden, config.input_dropout)
-        if config.relevance and text_dim != video_dim:
+        self.alike = slice(config.relevance_from or 0, (config.relevance_from or 0) + text_dim)  # columns of clips
+        if config.relevance and (
+            self.alike.stop > video_dim or (config.relevance_from is None and text_dim < video_dim)
+        ):
             raise ValueError(
                 f"expected clips and words of one width for model.relevance, as encoders of one space have, got "
-                f"{video_dim} and {text_dim}: set it to 0"
+                f"{video_dim} and {text_dim}: set it to 0, or model.relevance_from to where the sentence's space begins"
             )
-        self.relevance = Relevance(video_dim, hidden, config.relevance) if config.relevance else None
+        self.relevance = Relevance(text_dim, hidden, config.relevance) if config.relevance else None
         diffusion = config.diffusion
         self.diffusion = TemporalDiffusion(diffusion.steps, diffusion.dt, diffusion.d)
         self.fusion = FUSERS[config.fusion.kind](hidden, dropout=dropout, **config.fusion.settings())
@@ -78,7 +81,7 @@ class RDMF(nn.Module):
 
         def heard(words: Tensor, word_mask: Tensor) -> tuple[Fused, Tensor]:
             """The clips after they heard the words, and their saliency."""
-            told = x if self.relevance is None else x + self.relevance(clips, clip_mask, words, word_mask)
+            told = self.told(x, clips, clip_mask, words, word_mask)
             fused = Fused.of(self.fusion(told, clip_mask, self.project_words(words), word_mask))
             return fused, self.saliency(fused.clips, clip_mask, fused.token)
 
@@ -89,6 +92,12 @@ class RDMF(nn.Module):
         )  # fmt: skip
         other = heard(words.roll(-1, 0), word_mask.roll(-1, 0)) if negatives else (None, None)
         return Output(saliency, moments, fused, *other)
+
+    def told(self, x: Tensor, clips: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """Diffused clips x [B, T, D] with their relevance, if the fusion is told; the rest as `forward` has it."""
+        if self.relevance is None:
+            return x
+        return x + self.relevance(clips[..., self.alike], clip_mask, words, word_mask)
 
     def projected(self, clips: Tensor, clip_mask: Tensor, positions: Tensor) -> Tensor:
         """Clips [B, T, Dv] in the model's width, [B, T, D], not yet diffused."""

@@ -132,8 +132,7 @@ def trace(model: RDMF, clips: Clips, words: Tensor, sentence: str = "", most_sta
     with torch.no_grad():
         projected = model.projected(clips.values[None].to(device), mask, clips.positions[None].to(device))
         x = model.diffusion(projected, mask)  # [1, T, D]
-        if model.relevance is not None:
-            x = x + model.relevance(clips.values[None].to(device), mask, words[None].to(device), word_mask)
+        x = model.told(x, clips.values[None].to(device), mask, words[None].to(device), word_mask)
         w = model.project_words(words[None].to(device))
         rates = fusion.rates()
         u, v = fusion.species(fusion.norm_clips(x), w, word_mask)

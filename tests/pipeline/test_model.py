@@ -16,7 +16,13 @@ from rdmf.pipeline.model import RDMF
 from rdmf.pipeline.objective import loss_of, targets_of
 
 MODELS = sorted((Path(__file__).parents[2] / "configs" / "models").glob("*.yaml"))
-SMALL = ["model.hidden=32", "model.fusion.ffn=64", "model.moment.queries=12", "model.dropout=0", "model.input_dropout=0"]
+SMALL = [
+    "model.hidden=32",
+    "model.fusion.ffn=64",
+    "model.moment.queries=12",
+    "model.dropout=0",
+    "model.input_dropout=0",
+]
 
 
 @pytest.fixture
@@ -95,6 +101,18 @@ def test_negatives_are_the_next_querys_sentence(batch):
 def test_relevance_is_refused_for_encoders_of_other_widths():
     with pytest.raises(ValueError, match=r"one width for model\.relevance, .* got 24 and 16"):
         RDMF(load_config(None, [*SMALL, "model.relevance=2"]).model, 24, 16)
+
+
+def test_relevance_looks_at_the_columns_of_the_sentences_space_alone():
+    model = RDMF(load_config(None, [*SMALL, "model.relevance=2", "model.relevance_from=5"]).model, 21, 16).eval()
+    clips, words = torch.randn(1, 4, 21), torch.randn(1, 3, 16)
+    mask, word_mask = torch.ones(1, 4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
+    told = model.told(torch.zeros(1, 4, 32), clips, mask, words, word_mask)
+    torch.testing.assert_close(told, model.relevance(clips[..., 5:], mask, words, word_mask))
+    other = torch.cat((torch.randn(1, 4, 5), clips[..., 5:]), -1)
+    assert torch.equal(told, model.told(torch.zeros(1, 4, 32), other, mask, words, word_mask))
+    with pytest.raises(ValueError, match="got 21 and 16"):
+        RDMF(load_config(None, [*SMALL, "model.relevance=2", "model.relevance_from=6"]).model, 21, 16)
 
 
 def test_relevance_is_the_cosine_of_clip_and_sentence_with_weighted_channels():
