@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,7 +15,56 @@ import typer
 if TYPE_CHECKING:
     from ..extract.schedule import Progress as Extracted
 
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+
+
+def accepted_by(check: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """The callback of an option: what `check` refuses with a ValueError is wrong usage, named by the option."""
+
+    def callback(value: Any) -> Any:
+        if value is not None:
+            try:
+                check(value)
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
+        return value
+
+    return callback
+
+
+def above_zero(number: float) -> None:
+    if not 0 < number < math.inf:
+        raise ValueError(f"expected a number above 0, got {number:g}")
+
+
+def from_0_to_1(number: float) -> None:
+    if not 0 <= number <= 1:
+        raise ValueError(f"expected a number from 0 to 1, got {number:g}")
+
+
+def worker_count(workers: str) -> None:
+    from ..extract.workers import Workers
+
+    Workers.parse(workers)
+
+
+def different_systems(systems: Sequence[str]) -> None:
+    """Nothing twice; a file that is not there is no matter of usage."""
+    from ..pipeline.systems import check_different
+
+    check_different(systems)
+
+
+def known_device(device: str) -> None:
+    """A name that torch knows; whether this machine has it is no matter of usage."""
+    if device != "cpu":  # torch takes seconds to import
+        from ..extract.encoders import named_device
+
+        named_device(device)
+
+
+Device = Annotated[
+    str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", callback=accepted_by(known_device))
+]
 SAY_S = 30  # between two lines of progress where there is no terminal
 SHOWN = 10  # missing videos, failures and findings printed; files have them all
 

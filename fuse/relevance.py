@@ -4,9 +4,9 @@
                                        w_hc learned from 1: H ways to weigh the channels
     told:  r_h, and r_h less its mean over the clips, in its deviation over them
 
-For encoders of one space (CLIP's two, or captions and sentences by one BERT), whose features of a clip and of a sentence
-about it are alike before anything is learned. A fusion can learn such products by itself from many thousands of sentences; from a thousand
-it does not (docs/RESULTS.md).
+For encoders of one space (CLIP's two, or captions and sentences by one BERT), whose features of a clip and of a
+sentence about it are alike before anything is learned. A fusion can learn such products by itself from many thousands
+of sentences; from a thousand it does not (docs/RESULTS.md).
 
 Dimensions: B sequences, T clips, L words, W width of the features, D hidden, H heads.
 """
