@@ -106,7 +106,7 @@ def test_every_plan_that_comes_with_rdmf_is_taken_by_the_model(name):
     plan = read_plan(Path(name))
     for model in plan.models:
         for trial in model.trials:
-            RDMF(trial.config.model, 16, 8)
+            RDMF(trial.config.model, 16, 16)
     assert len(plan.seeds) >= 3
     if isinstance(plan.folds, Path):
         assert len(read_folds(plan.folds)) >= 3
