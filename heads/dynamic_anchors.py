@@ -124,17 +124,20 @@ class DynamicAnchorsHead(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         iou_head: bool = False,
-        ffn: int = 1024,
+        ffn: int | None = None,
         drop_path: bool = False,
     ) -> None:
-        """drop_path: whether residual branches are dropped as a whole, as CG-DETR has it, or number by number."""
+        """drop_path: whether residual branches are dropped as a whole, as CG-DETR has it, or number by number.
+
+        ffn: width of the feed-forward networks; None: four times hidden, as the originals' are.
+        """
         super().__init__()
         if hidden % heads or hidden % 4:
             raise ValueError(f"expected a hidden width divisible by 4 and by {heads} heads, got {hidden}")
         if queries < 1 or layers < 1:
             raise ValueError(f"expected at least 1 query and 1 layer, got {queries} and {layers}")
         self.layers = nn.ModuleList(
-            AnchorLayer(hidden, heads, ffn, dropout, number == 0, drop_path) for number in range(layers)
+            AnchorLayer(hidden, heads, ffn or 4 * hidden, dropout, number == 0, drop_path) for number in range(layers)
         )
         self.place, self.width = perceptron(hidden, hidden, hidden), perceptron(hidden, hidden, 1)
         if layers > 1:  # else there is no next anchor

@@ -51,14 +51,15 @@ class LearnedQueriesHead(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         iou_head: bool = False,
-        ffn: int = 1024,
+        ffn: int | None = None,
     ) -> None:
+        """ffn: width of the feed-forward networks; None: four times hidden, as the original's is."""
         super().__init__()
         if hidden % heads or hidden % 2:
             raise ValueError(f"expected a hidden width divisible by 2 and by {heads} heads, got {hidden}")
         if queries < 1 or layers < 1:
             raise ValueError(f"expected at least 1 query and 1 layer, got {queries} and {layers}")
-        self.layers = nn.ModuleList(QueryLayer(hidden, heads, ffn, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(QueryLayer(hidden, heads, ffn or 4 * hidden, dropout) for _ in range(layers))
         for parameter in self.layers.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

@@ -158,6 +158,8 @@ class DecoderLayer(nn.Module):
 class MomentHead(nn.Module):
     """Fused clips -> Q candidate moments: spans, class logits and, with `iou_head`, predicted IoUs."""
 
+    spare: Tensor
+
     def __init__(
         self,
         hidden: int = 256,
@@ -177,6 +179,7 @@ class MomentHead(nn.Module):
         if not 0 <= proposals <= queries:
             raise ValueError(f"expected 0 to {queries} proposals, as there are {queries} queries, got {proposals}")
         self.proposals = proposals
+        self.register_buffer("spare", anchor_spans(proposals), persistent=False)  # where there are fewer runs of clips
         self.anchors = nn.Parameter(torch.logit(anchor_spans(queries - proposals), eps=1e-4))
         self.content = nn.Parameter(torch.randn(hidden))  # what every query starts as
         self.proposed = nn.Parameter(torch.zeros(hidden)) if proposals else None  # what a proposal is besides
@@ -202,7 +205,8 @@ class MomentHead(nn.Module):
         x = self.content.expand(*reference.shape[:2], -1)
         if self.proposed is not None:
             assert saliency is not None, "proposals are made of saliency"
-            spans = propose(saliency, mask, self.proposals).to(reference.dtype)
+            spans, found = propose(saliency, mask, self.proposals)
+            spans = torch.where(found[..., None], spans, self.spare).to(reference.dtype)
             reference = torch.cat((spans, reference), 1)
             x = torch.cat(((self.content + self.proposed).expand(*spans.shape[:2], -1), x), 1)
         outputs: list[MomentOutput] = []

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .checkpoint import load_run_info, read_json
-from .config import Config, flat
+from .config import Config, flat, parse_config
 from .dataset import FeatureSet, MomentDataset, open_features
 from .evaluate import Results
 from .kept_results import find_kept
@@ -176,6 +176,8 @@ def refuse_another(plan: Plan) -> None:
         raise ValueError(f"{out} is a file; give --out another folder")
     if out.is_dir() and any(not each.name.startswith(".") for each in out.iterdir()):
         there = read_json(out / "sweep.json", f"{out} is not empty and holds no sweep; give --out another folder")
+        if isinstance(there.get("base"), dict):  # settings that are newer than the folder have their defaults there
+            there["base"] = parse_config(there["base"], f"{out / 'sweep.json'}: base").model_dump(mode="json")
         for what in SAME:
             if there.get(what) != plan.said[what]:
                 raise ValueError(

@@ -89,7 +89,7 @@ class AblationTable:
     protocol: str
     queries: int
     videos: int
-    baseline: str
+    baseline: str | None
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
@@ -112,10 +112,10 @@ class AblationTable:
 
 
 def tabulate(
-    rows: Sequence[Row], results: Mapping[str, Mapping[int, Results]], baseline: str, seeds: Sequence[int],
+    rows: Sequence[Row], results: Mapping[str, Mapping[int, Results]], baseline: str | None, seeds: Sequence[int],
     notes: Sequence[str] = (),
 ) -> AblationTable:  # fmt: skip
-    """Fill the rows in. results: at least one, by folder and seed, all on the same queries."""
+    """Fill the rows in. results: at least one, by folder and seed, all on the same queries. baseline: None for none."""
     every = [each for of in results.values() for each in of.values()]
     first = every[0]
     assert all(each.table["qid"].tolist() == first.table["qid"].tolist() for each in every), "on the same queries"
@@ -125,7 +125,7 @@ def tabulate(
         folder: {seed: np.stack([columns(found.table)[name] for name in names], 1) for seed, found in of.items()}
         for folder, of in results.items()
     }
-    base = stacks.get(next(row.folder for row in rows if row.name == baseline), {})
+    base = stacks.get(next((row.folder for row in rows if row.name == baseline), ""), {})
     filled, comparable = [], {}
     for row in rows:
         own = stacks.get(row.folder, {})

@@ -84,7 +84,8 @@ def _likeness(dataset: MomentDataset, row: int) -> Prediction:
     example = dataset[row]
     clips, query = example.clips, example.query
     saliency = functional.cosine_similarity(clips.values, example.words.mean(0, keepdim=True), dim=-1)  # [T]
-    spans = propose(saliency[None], torch.ones(1, len(saliency), dtype=torch.bool), KEEP)[0].double().numpy()
+    proposals = propose(saliency[None], torch.ones(1, len(saliency), dtype=torch.bool), KEEP)
+    spans = proposals.spans[0][: max(1, int(proposals.found.sum()))].double().numpy()
     start, end = spans[:, 0] - spans[:, 1] / 2, spans[:, 0] + spans[:, 1] / 2
     windows = np.column_stack([start * clips.duration_s, end * clips.duration_s, 1 - np.arange(len(spans)) / KEEP])
     return Prediction(query.qid, windows, (1 + saliency.double().numpy()) / 2, query.text, query.vid)

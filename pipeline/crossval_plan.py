@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from .ablation_plan import difference
 from .config import Config, Settings, flat, load_config, parse_config
-from .sweep import SEED, Sweep, Variant, changed, laid_over, parsed_override, read_yaml, slug
+from .sweep import OURS, SEED, Sweep, Variant, changed, laid_over, parsed_override, read_yaml, slug
 
 READY = Path(__file__).resolve().parent.parent / "configs" / "benchmarks"
 """The plans that come with rdmf; a name alone finds them."""
@@ -114,6 +114,8 @@ def read_plan(path: Path, folds: Path | None = None, overrides: Sequence[str] = 
     else:
         base = parse_config(settings.base, f"{path}: base")
     said_to_all = dict(map(parsed_override, overrides))
+    if SEED in said_to_all:
+        raise ValueError(f"{path}: expected seeds under `seeds`, got --set {SEED}")
 
     def based(file: str | None) -> Config:
         """What `set` of a model changes."""
@@ -166,7 +168,7 @@ def _check(path: Path, settings: CrossvalSettings, models: Sequence[Model]) -> N
     if not models:
         raise ValueError(f"{path}: expected at least one model under `models`, got none")
     folders = [model.folder.lower() for model in models]
-    if not all(folders) or len(set(folders)) < len(folders):
+    if not all(folders) or len(set(folders)) < len(folders) or set(folders) & set(OURS):
         raise ValueError(f"{path}: expected a different name for each model, in letters or digits, got {names}")
     numbers = {model.name: len(model.trials) for model in models}
     if len(set(numbers.values())) > 1 or not models[0].trials:
@@ -178,9 +180,11 @@ def _check(path: Path, settings: CrossvalSettings, models: Sequence[Model]) -> N
     everything = [settings.set_, *(s for model in settings.models for s in (model.set_, *model.trials))]
     if any(SEED in keys for keys in everything):
         raise ValueError(f"{path}: expected seeds under `seeds`, got {SEED}")
-    own = [key for model in settings.models for keys in (model.set_, *model.trials) for key in keys if key in JUDGE]
-    if own:
-        raise ValueError(f"{path}: expected one {own[0]} for all models and trials (under `set`), got one's own")
+    for judge in JUDGE:
+        judges = {flat(trial.config.model_dump())[judge] for model in models for trial in model.trials}
+        if len(judges) > 1:
+            said = " and ".join(sorted(map(str, judges)))
+            raise ValueError(f"{path}: expected one {judge} for all models and trials (under `set`), got {said}")
     strange = {settings.baseline, *(name for pair in settings.comparisons for name in pair)} - {None, *names}
     if strange:
         raise ValueError(

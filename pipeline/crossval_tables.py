@@ -112,8 +112,7 @@ def compared(
     notes: Sequence[str],
 ) -> tuple[AblationTable, dict[Pair, dict[str, Number]], tuple[Comparison, ...]]:  # fmt: skip
     """Numbers, differences and tests of pooled results, by the folders of the rows and by seed."""
-    table = tabulate(rows, results, rows[0].name, seeds, notes)
-    table = replace(table, rows=tuple(replace(row, differences=None) for row in table.rows))
+    table = tabulate(rows, results, None, seeds, notes)
     folder = {row.name: row.folder for row in rows}
     ready = [(a, b) for a, b in pairs if results.get(folder[a], {}).keys() & results.get(folder[b], {}).keys()]
     differences: dict[Pair, dict[str, Number]] = {}
@@ -193,8 +192,9 @@ def method(found: CrossvalTable) -> str:
         "validation part, which chose the epochs too; the best trial was trained with the seeds "
         f"{', '.join(map(str, table.seeds))} and tested: {found.runs} of {found.planned_runs} trainings. Protocol "
         f"{table.protocol}, percent; in brackets 95% intervals for other source videos and other seeds (bootstrap over "
-        "source videos and deviation over seeds, added as variances). Differences are paired query by query and seed "
-        "by seed; 'better' and 'worse' where the p-value, corrected by Holm's method over the "
+        "source videos and deviation over seeds, added as variances), given this tuning and training sets that folds "
+        "share. Differences are paired query by query and seed by seed; 'better' and 'worse' where the p-value, "
+        "corrected by Holm's method over the "
         f"{len(found.differences)} compared pairs of a metric, is below {ALPHA:g}. The paired tests average seeds "
         "query by query and are corrected over the same pairs. Weights: the learned numbers; training: a run's "
         f"seconds, mean over runs.{cost_method(table)}"

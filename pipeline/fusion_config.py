@@ -65,7 +65,7 @@ class ReactionDiffusionConfig(FuserSettings):
     @classmethod
     def _fill_rates(cls, settings: Any) -> Any:
         """Write the rates of the kinetics out, so that a run tells them."""
-        kinetics = KINETICS.get(settings.get("kinetics", "gray_scott")) if isinstance(settings, dict) else None
+        kinetics = KINETICS.get(str(settings.get("kinetics", "gray_scott"))) if isinstance(settings, dict) else None
         if kinetics is None:
             return settings
         given = {name: value for name, value in settings.items() if value is not None}

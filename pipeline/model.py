@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..fuse import FUSERS, Fused, Relevance, TemporalDiffusion
 from ..heads import MOMENT_HEADS, SALIENCY_HEADS
@@ -102,9 +103,19 @@ class RDMF(nn.Module):
     def projected(self, clips: Tensor, clip_mask: Tensor, positions: Tensor) -> Tensor:
         """Clips [B, T, Dv] in the model's width, [B, T, D], not yet diffused."""
         if self.clip_times:
-            half = 0.5 / clip_mask.sum(1, keepdim=True).clamp(min=1)  # [B, 1], of a clip
-            clips = torch.cat([clips, torch.stack((positions - half, positions + half), -1)], -1)
+            clips = torch.cat([clips, borders(positions, clip_mask)], -1)
         return self.project_clips(clips)
+
+
+def borders(positions: Tensor, mask: Tensor) -> Tensor:
+    """Start and end of each clip as shares of the duration, [B, T, 2]; 0 at padding. mask bool [B, T], True = valid.
+
+    They lie halfway between two centres [B, T], and at 0 and 1.
+    """
+    between = (positions[:, 1:] + positions[:, :-1]) / 2  # [B, T - 1]
+    start, end = functional.pad(between, (1, 0)), functional.pad(between, (0, 1), value=1.0)
+    last = mask & ~functional.pad(mask, (0, 1))[:, 1:]
+    return torch.stack((start, end.masked_fill(last, 1.0)), -1) * mask[..., None]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -124,6 +124,8 @@ def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = 
     else:
         start = parse_config(settings.base, f"{path}: base")
     said_to_all = dict(map(parsed_override, overrides))
+    if SEED in said_to_all:
+        raise ValueError(f"{path}: expected seeds under `seeds`, got --set {SEED}")
 
     def based(file: str | None) -> Config:
         """What `set` of a variant changes."""
@@ -168,7 +170,7 @@ def _forget(fusion: dict[str, Any], config: Config, settings: Mapping[str, Any])
         kinds = {
             each.model_fields["kind"].default: each for each in get_args(ModelConfig.model_fields["fusion"].annotation)
         }
-        if kind := kinds.get(fusion.get("kind")):
+        if kind := kinds.get(str(fusion.get("kind"))):
             strange = set(fusion) - set(kind.model_fields)
     elif fusion.get("kinetics") != getattr(before, "kinetics", None):
         strange = {rate for kinetics in KINETICS.values() for rate in kinetics.rates}

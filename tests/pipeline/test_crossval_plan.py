@@ -71,7 +71,10 @@ def test_a_models_config_file_is_laid_over_the_base_and_what_is_set_goes_over_it
         ([RD | {"trials": [{}, {"model.dropout": 0.1}]}], {}, "two of rd have the same settings"),
         ([RD | {"trials": [{"training.lrr": 1}]}], {}, "rd, trial 1: training.lrr is no setting"),
         ([RD | {"trials": [{"training.seed": 1}]}], {}, "expected seeds under `seeds`"),
-        ([RD | {"trials": [{"training.select_by": "mIoU"}]}], {}, "one training.select_by for all"),
+        ([CA, RD | {"trials": [{"training.select_by": "mIoU"}]}], {}, "one training.select_by for .*got mAP and mIoU"),
+        ([CA, RD | {"trials": [{"training": {"select_by": "mIoU"}}]}], {}, "one training.select_by for"),
+        ([{"name": "sweep.json"}], {}, "a different name for each model"),
+        ([RD | {"set": {"model.fusion.kind": [1]}}], {}, "model.fusion"),
         ([CA, RD], {"baseline": "ours"}, "models of cross attention, rd to compare, got 'ours'"),
         ([CA, RD], {"comparisons": [["rd", "ours"]]}, "to compare, got 'ours'"),
         ([CA, RD], {"comparisons": [["rd", "rd"]]}, "to be of two models"),
@@ -111,3 +114,8 @@ def test_every_plan_that_comes_with_rdmf_is_taken_by_the_model(name):
     if isinstance(plan.folds, Path):
         assert len(read_folds(plan.folds)) >= 3
     assert f"\n# rdmf crossval {name} --features" in (READY / f"{name}.yaml").read_text()
+
+
+def test_a_seed_for_all_is_refused_where_plans_have_their_own(tmp_path):
+    with pytest.raises(ValueError, match=r"expected seeds under `seeds`, got --set training\.seed"):
+        read_plan(write(tmp_path, [RD]), overrides=["training.seed=3"])

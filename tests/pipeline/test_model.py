@@ -12,7 +12,7 @@ from rdmf.fuse import Relevance
 from rdmf.heads.losses import LossWeights, batch_counts
 from rdmf.pipeline.config import Config, load_config, parse_config
 from rdmf.pipeline.dataset import Batch, MomentDataset, collate, open_features
-from rdmf.pipeline.model import RDMF
+from rdmf.pipeline.model import RDMF, borders
 from rdmf.pipeline.objective import loss_of, targets_of
 
 MODELS = sorted((Path(__file__).parents[2] / "configs" / "models").glob("*.yaml"))
@@ -101,6 +101,21 @@ def test_negatives_are_the_next_querys_sentence(batch):
 def test_relevance_is_refused_for_encoders_of_other_widths():
     with pytest.raises(ValueError, match=r"one width for model\.relevance, .* got 24 and 16"):
         RDMF(load_config(None, [*SMALL, "model.relevance=2"]).model, 24, 16)
+
+
+def test_clip_times_are_the_borders_of_the_clips():
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    positions = torch.tensor([[0.1, 0.3, 0.5, 0.7, 0.9], [1 / 6, 0.5, 5 / 6, 0, 0]])
+    found = borders(positions, mask)
+    expected = [
+        [[0, 0.2], [0.2, 0.4], [0.4, 0.6], [0.6, 0.8], [0.8, 1]],
+        [[0, 1 / 3], [1 / 3, 2 / 3], [2 / 3, 1], [0, 0], [0, 0]],
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    short = borders(torch.tensor([[0.2, 0.6, 0.9]]), mask[1:, :3])[0]  # clips of 2, 2 and 1 s
+    assert (short >= 0).all()
+    assert (short <= 1).all()
+    torch.testing.assert_close(short[1:, 0], short[:-1, 1])
 
 
 def test_relevance_looks_at_the_columns_of_the_sentences_space_alone():
