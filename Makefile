@@ -29,7 +29,7 @@ BENCH_ARGS ?=
 help:
 	@echo "make demo        render, extract, train, evaluate and draw the demo, all on this machine"
 	@echo "make features    DATASET=charades VIDEOS=dir ANNOTATIONS=dir [FEATURES_ARGS='--video-encoder swin_b ...']"
-	@echo "make train       DATASET=charades [CONFIG=configs/rdmf.yaml RUN=runs/charades TRAIN_ARGS='--set training.seed=1']"
+	@echo "make train       DATASET=charades [CONFIG=configs/models/rdmf.yaml RUN=runs/charades TRAIN_ARGS='--set training.seed=1']"
 	@echo "make evaluate    DATASET=charades [SPLIT=val]     makes the features and the training that it lacks"
 	@echo "make test        the test suite     make check   lint, types, layers     make bench   benchmarks"
 	@echo "make bench-captions  models compared on real data, hours: [CAPTIONS=zip ANNOTATIONS=dir MINILM=bert BENCH_ARGS='--workers 4']"

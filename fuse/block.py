@@ -1,4 +1,4 @@
-"""The transformer block around every fusion: residual, normalisation and feed-forward, the same for all.
+"""The transformer block around reaction-diffusion, cross-attention and no fusion: the same for all three.
 
     x = clips + dropout(mix(norm(clips), words))
     x = x + dropout(feed_forward(norm(x)))

@@ -1,10 +1,12 @@
 """Fused clips -> predictions and losses: eqs. (12)-(17).
 
-spans: geometry of time spans. saliency, moment, learned_queries, dynamic_anchors: the heads. matcher: one-to-one
-assignment. losses: what is minimised; contrast: its comparisons of saliency.
+spans: geometry of time spans. saliency, moment, learned_queries, dynamic_anchors: the heads; proposals: where moment's
+queries may start. matcher: one-to-one assignment. losses: what is minimised; contrast: its comparisons of saliency;
+alignment: CG-DETR's terms.
 
 Every moment head is called as `head(clips [B, T, D], mask bool [B, T], positions [B, T], words=..., word_mask=...,
-places=...)` and returns a MomentOutput, every saliency head as `head(clips, mask, token)` and returns logits [B, T].
+places=..., saliency=...)` and returns a MomentOutput, every saliency head as `head(clips, mask, token)` and returns
+logits [B, T].
 """
 
 from __future__ import annotations

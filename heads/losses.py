@@ -64,7 +64,7 @@ class LossWeights:
     alignment: float = 0.0
     """... alignment of moments and sentences, ..."""
     distillation: float = 0.0
-    """... distillation of it into the saliency token, ..."""
+    """... distillation of how alike moment and words are into that attention, ..."""
     orthogonality: float = 0.0
     """... and of its dummies."""
 

@@ -24,7 +24,7 @@ from .schema import Finding, Manifest
 
 FORMAT = 1
 VALIDATION_PART = 8
-"""One in so many groups of a fold's training part chooses epochs and settings."""
+"""The queries of a fold's training part are dealt into so many parts, by group; one chooses epochs and settings."""
 SEGMENT = re.compile(r"(.+)_\d+(?:\.\d+)?_\d+(?:\.\d+)?")
 """A video id of QVHighlights: the source video, and the seconds between which it was cut."""
 NAMED = 3  # groups that a complaint lists
@@ -99,7 +99,7 @@ def dealt(sizes: Mapping[str, int], parts: int, seed: str) -> tuple[tuple[str, .
 def relabel(manifest: Manifest, folds: Folds, fold: int) -> Manifest:
     """The same queries, as train, val or test of one fold.
 
-    test: the fold's own groups; val: one in VALIDATION_PART of the other groups, dealt out by the same rule; train:
+    test: the fold's own groups; val: one of VALIDATION_PART parts of the others, dealt out by the same rule; train:
     the rest. Splits that the queries had before are forgotten; the findings say so. Raises ValueError as `check` does.
     """
     folds.check(manifest)

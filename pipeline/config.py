@@ -144,7 +144,8 @@ class TrainingConfig(Settings):
     batch: Count = 16
     """Queries of one batch, over all processes together."""
     accumulate: Count = 1
-    """Batches whose gradients make one step; as exact as one batch of so many times the queries, with less memory."""
+    """Batches whose gradients make one step; as exact as one batch of so many times the queries, with less memory.
+    Terms that compare queries (loss.rank, negative, alignment) compare those of a batch."""
     bucket: bool = False
     """Whether queries of videos of like length share batches: less padding, and less random batches."""
     epochs: Count = 50

@@ -1,6 +1,6 @@
 """A sweep: the settings that are trained beside each other, each with several seeds. YAML in, variants out.
 
-    base: ../rdmf.yaml                            a config file, seen from the sweep's own folder; or its sections
+    base: ../models/rdmf_paper.yaml                 a config file, seen from the sweep's own folder; or its sections
     set: {training.epochs: 20}                    for every variant
     seeds: [0, 1, 2]                              each variant is trained with each
     split: val                                    what the numbers are on; 'test' where that is asked for

@@ -18,7 +18,7 @@ def test_every_config_that_ships_is_valid(path):
 
 
 def test_the_paper_s_config_is_the_default():
-    path = next(path for path in CONFIGS if path.stem == "rdmf")
+    path = CONFIGS[0].parent / "models" / "rdmf_paper.yaml"
     assert load_config(path) == Config()
 
 

@@ -173,7 +173,7 @@ def test_every_sweep_that_comes_with_rdmf_is_taken_by_the_model_and_is_about_the
         RDMF(variant.config.model, 16, 8)
     assert sweep.split == "val"
     assert len(sweep.seeds) >= 3
-    paper = changed(load_config(CONFIGS / "rdmf.yaml"), {}, "t")
+    paper = changed(load_config(CONFIGS / "models" / "rdmf_paper.yaml"), {}, "t")
     assert sweep.base.training == paper.training
     header = ready_sweeps()[name].read_text()
     assert f"\n# rdmf ablate {name} --features" in header
