@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Device, say, table, write_json
+from .console import Device, Protocol, accepted_by, different_systems, say, table, write_json
 
 
 def compare(
@@ -16,15 +16,15 @@ def compare(
         typer.Argument(
             help="The system, then its baselines: prediction files, runs, or name=seed1,seed2,...",
             metavar="A B [C ...]",
+            callback=accepted_by(different_systems),
         ),
     ],
     annotations: Annotated[
         Path | None, typer.Option(help="What all are judged by. [of the first run's features]")
     ] = None,
+    features: Annotated[Path | None, typer.Option(help="Those of the runs, if they moved.")] = None,
     split: Annotated[str | None, typer.Option(help="[val with runs; for files, the split they are about]")] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="qvhighlights, charades, activitynet or highlights. [the dataset's]")
-    ] = None,
+    protocol: Protocol = None,
     metric: Annotated[list[str] | None, typer.Option(help="Also compare this, such as mAP or HL-Good-Hit1.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a query without prediction as wrong.")] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap over videos.")] = 10_000,
@@ -46,8 +46,8 @@ def compare(
 
     truth = None if annotations is None else read_truth(annotations)
     read, notes = read_systems(
-        parse_systems(systems), truth, protocol, split, allow_missing=allow_missing, device=device
-    )  # fmt: skip
+        parse_systems(systems), truth, protocol, split, allow_missing=allow_missing, features=features, device=device
+    )
     found = run_comparison(read[0], read[1:], metric or (), resamples=resamples, seed=seed, notes=notes)
     if markdown is not None:
         with atomic_file(markdown) as part:

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,7 +15,6 @@ import typer
 
 if TYPE_CHECKING:
     from ..extract.schedule import Progress as Extracted
-
 
 
 def accepted_by(check: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -41,6 +41,12 @@ def from_0_to_1(number: float) -> None:
         raise ValueError(f"expected a number from 0 to 1, got {number:g}")
 
 
+def one_of(names: Iterable[str], *given: str) -> None:
+    for name in given:
+        if name not in names:
+            raise ValueError(f"expected one of {', '.join(names)}, got {name!r}")
+
+
 def worker_count(workers: str) -> None:
     from ..extract.workers import Workers
 
@@ -48,22 +54,34 @@ def worker_count(workers: str) -> None:
 
 
 def different_systems(systems: Sequence[str]) -> None:
-    """Nothing twice; a file that is not there is no matter of usage."""
-    from ..pipeline.systems import check_different
+    """A file that is not there is no matter of usage."""
+    from ..pipeline.systems import name_systems
 
-    check_different(systems)
+    name_systems(systems)
 
 
 def known_device(device: str) -> None:
-    """A name that torch knows; whether this machine has it is no matter of usage."""
+    """Whether this machine has it is no matter of usage."""
     if device != "cpu":  # torch takes seconds to import
         from ..extract.encoders import named_device
 
         named_device(device)
 
 
+def known_protocol(name: str) -> None:
+    from ..manifests import PROTOCOLS
+
+    one_of(PROTOCOLS, name)
+
+
 Device = Annotated[
     str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", callback=accepted_by(known_device))
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="qvhighlights, charades, activitynet or highlights. [the dataset's]", callback=accepted_by(known_protocol)
+    ),
 ]
 SAY_S = 30  # between two lines of progress where there is no terminal
 SHOWN = 10  # missing videos, failures and findings printed; files have them all
@@ -95,6 +113,16 @@ def write_json(tree: Any, where: str | None) -> None:
         from ..pipeline import checkpoint
 
         checkpoint.write_json(Path(where), tree)
+
+
+@contextmanager
+def goes_on() -> Iterator[None]:
+    """Ctrl-C ends what is resumed by its own command with a sentence that says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped; what is done is kept, and the same command goes on from there")
+        raise typer.Exit(130) from None
 
 
 class Bar:

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import Device, say, some, table, warn_random, write_json
+from .console import (
+    Device,
+    Protocol,
+    above_zero,
+    accepted_by,
+    from_0_to_1,
+    one_of,
+    say,
+    some,
+    table,
+    warn_random,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from ..pipeline.evaluate import Results
     from ..pipeline.seeds import Several
+
+
+def _known_groupings(by: Sequence[str]) -> None:
+    from ..pipeline.groups import GROUPINGS
+
+    one_of(GROUPINGS, *by)
+
+
+def _known_unit(times_in: str) -> None:
+    from ..pipeline.plausibility import UNITS
+
+    one_of(UNITS, times_in)
 
 
 def evaluate(
@@ -23,23 +47,35 @@ def evaluate(
     predictions: Annotated[list[Path] | None, typer.Option(help="Or: a jsonl file of predictions ...")] = None,
     annotations: Annotated[Path | None, typer.Option(help="... and the annotations they are judged by.")] = None,
     split: Annotated[str | None, typer.Option(help="[val for a run; for a file, the split it is about]")] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="qvhighlights, charades, activitynet or highlights. [the dataset's]")
-    ] = None,
+    protocol: Protocol = None,
     by: Annotated[
-        list[str] | None, typer.Option(help="Also print numbers by length, windows, duration or kind of query.")
+        list[str] | None,
+        typer.Option(
+            help="Also print numbers by length, windows, duration or kind of query.",
+            callback=accepted_by(_known_groupings),
+        ),
     ] = None,
     controls: Annotated[
         bool, typer.Option(help="Also judge guesses and the model on broken input; with --features alone, guesses.")
     ] = False,
     allow_missing: Annotated[bool, typer.Option(help="Count a query without prediction as wrong.")] = False,
     times_in: Annotated[
-        str | None, typer.Option(help="What the file gives times in: seconds, clips, fractions or milliseconds.")
+        str | None,
+        typer.Option(
+            help="What the file gives times in: seconds, clips, fractions or milliseconds.",
+            callback=accepted_by(_known_unit),
+        ),
     ] = None,
     clamp: Annotated[bool, typer.Option(help="Clamp windows to the video first.")] = False,
-    round_to: Annotated[float | None, typer.Option(help="Round windows to multiples of so many seconds first.")] = None,
+    round_to: Annotated[
+        float | None,
+        typer.Option(help="Round windows to multiples of so many seconds first.", callback=accepted_by(above_zero)),
+    ] = None,
     nms_threshold: Annotated[
-        float | None, typer.Option(help="First drop windows whose IoU with a better one is above this.")
+        float | None,
+        typer.Option(
+            help="First drop windows whose IoU with a better one is above this.", callback=accepted_by(from_0_to_1)
+        ),
     ] = None,
     save_predictions: Annotated[Path | None, typer.Option(help="Write the predictions, as judged, as jsonl.")] = None,
     json_to: Annotated[

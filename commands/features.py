@@ -8,12 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import SHOWN, Bar, Device, clock, fail, say, some, table, warn_random
+from .console import (
+    SHOWN,
+    Bar,
+    Device,
+    above_zero,
+    accepted_by,
+    clock,
+    fail,
+    goes_on,
+    one_of,
+    say,
+    some,
+    table,
+    warn_random,
+    worker_count,
+)
 
 if TYPE_CHECKING:
     from ..extract.forecast import Forecast
     from ..extract.profile import Profile
     from ..pipeline.features import FeaturesReport, StoreReport
+
+
+def _known_precision(name: str) -> None:
+    from ..extract.video_encoder import PRECISIONS
+
+    one_of(("auto", *PRECISIONS), name)
 
 
 def features(
@@ -44,22 +65,34 @@ def features(
         str | None,
         typer.Option(help="Folder or hub id of a BERT, or bert_nano. [bert-base-uncased; bert_nano for demo]"),
     ] = None,
-    clip_seconds: Annotated[float | None, typer.Option(help="Length of a clip. [the dataset's]")] = None,
+    clip_seconds: Annotated[
+        float | None, typer.Option(help="Length of a clip. [the dataset's]", callback=accepted_by(above_zero))
+    ] = None,
     device: Device = "cpu",
     precision: Annotated[
-        str, typer.Option(help="Of the video encoder: fp32, tf32 or bf16; auto is bf16 on CUDA, fp32 elsewhere.")
+        str,
+        typer.Option(
+            help="Of the video encoder: fp32, tf32 or bf16; auto is bf16 on CUDA, fp32 elsewhere.",
+            callback=accepted_by(_known_precision),
+        ),
     ] = "auto",
     workers: Annotated[
         str | None,
-        typer.Option(help="Worker processes, or a range such as 2-8; 0: in this process. [one per core or GPU]"),
+        typer.Option(
+            help="Worker processes, or a range such as 2-8; 0: in this process. [one per core or GPU]",
+            callback=accepted_by(worker_count),
+        ),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler, tcp://host:8786")] = None,
     decoders: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes per worker. [1; with GPUs the cores of each]")
     ] = None,
-    decode_memory: Annotated[float, typer.Option(help="GiB that one decoding process may take.")] = 4.0,
+    decode_memory: Annotated[
+        float, typer.Option(help="GiB that one decoding process may take.", callback=accepted_by(above_zero))
+    ] = 4.0,
     decode_timeout: Annotated[
-        float, typer.Option(help="Seconds without a clip until a video counts as hanging.")
+        float,
+        typer.Option(help="Seconds without a clip until a video counts as hanging.", callback=accepted_by(above_zero)),
     ] = 300,
     allow_missing: Annotated[bool, typer.Option(help="Exit with 0 although videos are missing or failed.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
@@ -73,11 +106,6 @@ def features(
 ) -> None:
     """Extract the features of a dataset's videos and sentences. What is cached is reused."""
     from ..extract.workers import Workers
-
-    try:
-        Workers.parse(workers)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     from ..pipeline.features import prepare_demo, prepare_features
 
     data, nano = Path("data") / dataset, dataset == "demo"
@@ -94,9 +122,12 @@ def features(
         decode_timeout_s=decode_timeout,
     )  # fmt: skip
     if dry_run:
-        _print_forecast(stage.forecast(retry_failed), stage.out)
+        stores = stage.forecast(retry_failed)
+        _print_forecast(stores, stage.out)
+        if scheduler is None and any(store.to_do for store in stores):
+            _check_gpu(device)
         return
-    with Workers.parse(workers, scheduler, stage.gpus) as crew:
+    with goes_on(), Workers.parse(workers, scheduler, stage.gpus) as crew:
         if profile:
             _print_profile(stage.profile(crew))
         with Bar("extracting features") as bar:
@@ -107,6 +138,15 @@ def features(
     _print_features(report)
     if not report.complete and not allow_missing:
         fail("not everything has features (see above); what is there is usable. --allow-missing accepts that")
+
+
+def _check_gpu(device: str) -> None:
+    """Counts GPUs only: to compute on one would take some of the memory that is the workers'."""
+    import torch
+
+    place, there = torch.device(device), torch.cuda.device_count()
+    if place.type == "cuda" and (place.index or 0) >= there:
+        fail(f"--device {device} is not on this machine, torch finds {there or 'no'} GPUs: pass cpu")
 
 
 def _print_forecast(stores: tuple[Forecast, ...], out: Path) -> None:

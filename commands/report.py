@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Device, say
+from .console import Device, Protocol, accepted_by, different_systems, say
 
 
 def report(
@@ -16,16 +16,16 @@ def report(
         typer.Argument(
             help="Runs, prediction files, or name=seed1,seed2,...; the first is compared with the others.",
             metavar="A [B ...]",
+            callback=accepted_by(different_systems),
         ),
     ],
     out: Annotated[Path, typer.Option(help="A folder for report.html and report.md, or a file ending in .html.")],
     annotations: Annotated[
         Path | None, typer.Option(help="What all are judged by. [of the first run's features]")
     ] = None,
+    features: Annotated[Path | None, typer.Option(help="Those of the runs, if they moved.")] = None,
     split: Annotated[str | None, typer.Option(help="[val with runs; for files, the split they are about]")] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="qvhighlights, charades, activitynet or highlights. [the dataset's]")
-    ] = None,
+    protocol: Protocol = None,
     title: Annotated[str | None, typer.Option(help="Of the page. [the systems, dataset and split]")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a query without prediction as wrong.")] = False,
     resamples: Annotated[int, typer.Option(min=100, help="Of the intervals.")] = 1000,
@@ -39,6 +39,6 @@ def report(
     truth = None if annotations is None else read_truth(annotations)
     html, text = write_report(
         systems, out, truth, title, protocol=protocol, split=split, allow_missing=allow_missing, resamples=resamples,
-        seed=seed, device=device, say=say,
+        seed=seed, features=features, device=device, say=say,
     )  # fmt: skip
     typer.echo(f"{html} ({html.stat().st_size / 1e6:.1f} MB), {text}")

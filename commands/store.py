@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import SHOWN, Bar, Device, fail, say, some, table, write_json
+from .console import SHOWN, Bar, Device, accepted_by, fail, goes_on, say, some, table, worker_count, write_json
 
 if TYPE_CHECKING:
     from ..extract.layout import StoreSpec
@@ -103,7 +103,10 @@ def store_verify(
     for problem in problems if json_to != "-" else ():
         typer.echo(problem.what + (f" (it holds {some(problem.ids)})" if problem.ids else ""))
     if problems:
-        fail(f"{len(problems)} problems in {folder}; `rdmf store repair {folder}` mends what can be mended")
+        helps = "`rdmf features` with the same settings makes the manifest again and reuses the features"
+        if any(problem.mendable for problem in problems):
+            helps = f"`rdmf store repair {folder}` mends what can be mended"
+        fail(f"{len(problems)} problems in {folder}; {helps}")
     typer.echo(f"{folder}: every bit is as it was written", err=json_to == "-")
 
 
@@ -115,19 +118,16 @@ def store_repair(
     text_encoder: Annotated[str | None, typer.Option(help="Where the text encoder is now.")] = None,
     device: Device = "cpu",
     workers: Annotated[
-        str | None, typer.Option(help="Worker processes; 0: in this process. [one per core or GPU]")
+        str | None,
+        typer.Option(
+            help="Worker processes; 0: in this process. [one per core or GPU]", callback=accepted_by(worker_count)
+        ),
     ] = None,
 ) -> None:
     """Rebuild tables from the shards, and extract again what is broken or lost. Sound shards are not touched."""
-    from ..extract.workers import Workers
-
-    try:
-        Workers.parse(workers)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     from ..pipeline.repair import Means, repair
 
-    with Bar("repairing") as bar:
+    with goes_on(), Bar("repairing") as bar:
         waiting = partial(say, "an extraction has this store: waiting until it has ended")
         means = Means(videos, video_weights, text_encoder, device, _read_so_far(bar), bar.extraction, waiting)
         report = repair(folder, means, workers)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import SHOWN, Bar, fail, say
+from .console import SHOWN, Bar, above_zero, accepted_by, fail, say
 
 if TYPE_CHECKING:
     from ..pipeline.import_features import ImportedStore, ImportReport
@@ -47,10 +47,16 @@ def store_import(
     text_encoder: Annotated[
         str | None, typer.Option(help="Or encode the sentences here: folder or hub id of a BERT, or bert_nano.")
     ] = None,
-    clip_seconds: Annotated[float | None, typer.Option(help="What one row of the video features covers.")] = None,
+    clip_seconds: Annotated[
+        float | None,
+        typer.Option(help="What one row of the video features covers.", callback=accepted_by(above_zero)),
+    ] = None,
     stride_seconds: Annotated[
         float | None,
-        typer.Option(help="From the start of one row to the next, if they overlap. Default: --clip-seconds."),
+        typer.Option(
+            help="From the start of one row to the next, if they overlap. Default: --clip-seconds.",
+            callback=accepted_by(above_zero),
+        ),
     ] = None,
     annotations: Annotated[
         Path | None,

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..manifests.files import written_as
 from .layout import Kind
 from .reader import FeatureStore
 
@@ -111,18 +112,22 @@ def read_export_index(folder: Path) -> dict[str, str] | None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `out` at the end, and is removed after an error."""
+    """A temporary folder that becomes `out` at the end, and is removed after an error.
+
+    An OSError about it says that `out` cannot be written.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"expected a folder that is new or empty, got {out}; export to another one")
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    asked, out = out, out.resolve()
     temporary = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with written_as(asked, temporary):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            temporary.replace(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_npz(store: FeatureStore, folder: Path, dtype: np.dtype[Any], count: Callable[[], None]) -> None:

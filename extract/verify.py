@@ -42,6 +42,8 @@ class Problem:
     """In a sentence, with what to do."""
     ids: tuple[str, ...] = ()
     """The sources that a shard holds or should hold."""
+    mendable: bool = True
+    """Whether `rdmf store repair` can do something about it."""
 
 
 def verify_store(folder: Path, on_bytes: OnBytes = lambda done, total: None) -> list[Problem]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +122,10 @@ class Workers:
         raise AssertionError
 
     def _start_once(self) -> Client:
+        with no_interrupts_below():
+            return self._start_cluster()
+
+    def _start_cluster(self) -> Client:
         import dask
         from dask.system import CPU_COUNT
         from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
@@ -149,6 +155,18 @@ class Workers:
         if self._most is not None:
             cluster.adapt(minimum=self._count, maximum=self._most)
         return self._resources.enter_context(Client(cluster, set_as_default=False))
+
+
+@contextmanager
+def no_interrupts_below() -> Iterator[None]:
+    """What starts herein, threads and processes with all that they start, never hears of Ctrl-C: a terminal sends it to
+    every process, and the one that the user started sees to the others. Here it is heard at the end."""
+    resource_tracker.ensure_running()  # else the first process to start unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def visible_gpus(device: str) -> tuple[str, ...]:

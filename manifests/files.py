@@ -45,22 +45,38 @@ _SCHEMA = pa.schema(
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file to write in place of `path`: synced and renamed at the end, removed after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary file to write in place of `path`: synced and renamed at the end, removed after an error.
+
+    An OSError about it says that `path` cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # make the new name itself outlive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
+    with written_as(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.fsync(folder)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
         finally:
-            os.close(folder)
+            temporary.unlink(missing_ok=True)
+        if os.name == "posix":  # make the new name itself outlive a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+@contextmanager
+def written_as(path: Path, temporary: Path) -> Iterator[None]:
+    """Makes an OSError about what is temporary, or a folder above it, one about `path`: the user knows no other."""
+    try:
+        yield
+    except OSError as error:
+        about = temporary if error.filename is None else Path(os.fsdecode(error.filename))
+        if error.errno is None or not (about.is_relative_to(temporary) or temporary.is_relative_to(about)):
+            raise
+        raise OSError(error.errno, f"{path} cannot be written ({error.strerror})") from error
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:

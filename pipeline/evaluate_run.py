@@ -64,6 +64,10 @@ def open_run(
     """
     info = load_run_info(run)
     folder = features or Path(info.features)
+    if features is None and not folder.is_dir():
+        raise ValueError(
+            f"the features that {run} was trained on are not at {folder}; give --features where they are now"
+        )
     feature_set = open_features(folder, [s.folder_name for s in info.video_specs], info.text_spec.folder_name)
     feature_set, _ = with_validation(feature_set, info.config.training)
     return info, load_best(run, info).to(usable_device(device)), MomentDataset(feature_set, split)

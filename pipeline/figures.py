@@ -24,6 +24,8 @@ def check_format(path: Path) -> None:
         raise ValueError(f"expected a figure ending in .{', .'.join(FORMATS)}, got {path.name!r}")
     if not path.parent.is_dir():
         raise ValueError(f"expected a folder for the figure at {path.parent}, there is none")
+    if path.is_dir():
+        raise ValueError(f"expected a file for the figure, got the folder {path}; give another name")
 
 
 def draw_answers(

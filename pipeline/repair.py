@@ -246,7 +246,7 @@ def _manifest_problems(folder: Path, stores: Sequence[Path]) -> list[Problem]:
         try:
             read_manifest(path)
         except ValueError as error:
-            problems.append(Problem(path, f"{error} (with the same settings it reuses the features)"))
+            problems.append(Problem(path, f"{error} (with the same settings it reuses the features)", mendable=False))
     return problems
 
 

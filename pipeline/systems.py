@@ -22,6 +22,8 @@ from .predictions import read_predictions
 if TYPE_CHECKING:
     from .evaluate_run import RunPredictions
 
+EXPECTED = "expected a file of predictions or a run, or name=one,another"
+
 
 @dataclass(frozen=True, eq=False)
 class System:
@@ -46,7 +48,16 @@ class System:
 def parse_systems(texts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     """Name -> files and runs of what was written as above; a bare path is named by what tells it from the others.
 
-    Raises ValueError for a path that does not exist, and for a name or a path that comes twice."""
+    Raises ValueError for a path that does not exist, and as `name_systems` does."""
+    named = name_systems(texts)
+    absent = next((path for paths in named.values() for path in paths if not path.exists()), None)
+    if absent is not None:
+        raise ValueError(f"{EXPECTED}, got {str(absent)!r}")
+    return named
+
+
+def name_systems(texts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """The same, wherever the paths lead. Raises ValueError for a name without paths, and for what comes twice."""
     given: list[tuple[str, tuple[Path, ...]]] = []
     for text in texts:
         name, equals, rest = text.partition("=")
@@ -54,10 +65,8 @@ def parse_systems(texts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
             given.append((name.strip(), tuple(Path(part.strip()) for part in rest.split(",") if part.strip())))
         else:
             given.append(("", (Path(text),)))
-    for name, paths in given:
-        if not paths or not all(path.exists() for path in paths):
-            absent = next((str(path) for path in paths if not path.exists()), f"{name}=")
-            raise ValueError(f"expected a file of predictions or a run, or name=one,another, got {absent!r}")
+        if not given[-1][1]:
+            raise ValueError(f"{EXPECTED}, got {text!r}")
     every = [path.resolve() for _, paths in given for path in paths]
     twice = next((path for path in every if every.count(path) > 1), None)
     if twice is not None:
@@ -65,10 +74,13 @@ def parse_systems(texts: Sequence[str]) -> dict[str, tuple[Path, ...]]:
             f"expected different files or runs, got {twice.name!r} twice; a system cannot be its own baseline"
         )
     short = short_names([paths[0] for name, paths in given if not name])
-    out = {name or short[paths[0]]: paths for name, paths in given}
-    if len(out) < len(given):
-        raise ValueError("expected a different name for each system; give name=path to tell them apart")
-    return out
+    names = [name or short[paths[0]] for name, paths in given]
+    again = next((name for name in names if names.count(name) > 1), None)
+    if again is not None:
+        raise ValueError(
+            f"expected a different name for each system, got {again!r} twice; tell them apart as name=path"
+        )
+    return dict(zip(names, (paths for _, paths in given), strict=True))
 
 
 def short_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -91,12 +103,14 @@ def read_systems(
     split: str | None = None,
     *,
     allow_missing: bool = False,
+    features: Path | None = None,
     device: str = "cpu",
 ) -> tuple[list[System], list[str]]:
     """Judge what `parse_systems` gave, all on the same queries, without intervals; and what to know about it.
 
     truth: what everything is judged by; None takes the annotations of the first run's features, less the queries that
     some run has no features for. split: None takes 'val' for runs, and for files alone the one that was predicted.
+    features: where those of the runs are now, as for `open_run`.
     Raises ValueError where there is neither truth nor a run, and as `evaluate` does.
     """
     ran: dict[Path, RunPredictions] = {}
@@ -104,7 +118,9 @@ def read_systems(
         from .evaluate_run import predict_run  # imports torch
 
         split = split or "val"
-        ran[path] = predict_run(path, split, device=device)
+        ran[path] = predict_run(path, split, features=features, device=device)
+    if features is not None and not ran:
+        raise ValueError("expected a run among the systems for --features, got files of predictions alone")
     left_out: set[str] = set()
     if truth is None:
         if not ran:

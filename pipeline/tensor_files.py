@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..manifests.files import written_as
+
 _KEY = "rdmf"  # the only key of the metadata: safetensors keeps several in no order
 _NO_DIGEST = b"0" * 64
 _MARK = b'"rdmf":"{\\"sha256\\": \\"'  # then come the 64 digits; the key is unescaped nowhere else
@@ -78,21 +80,25 @@ def read_state(path: Path, if_missing: str) -> dict[str, Any]:
 
 
 def publish(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write, sync and rename, so that a crash leaves the old file or the new one."""
+    """Write, sync and rename, so that a crash leaves the old file or the new one.
+
+    Raises OSError saying that `path` cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    with written_as(path, temporary):
         try:
-            os.fsync(folder)  # the new name, too, is on the disk
+            with temporary.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the new name, too, is on the disk
+            finally:
+                os.close(folder)
         finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _header_end(data: bytes) -> int:

@@ -80,13 +80,16 @@ def train(
         if world.first:
             for sentence in remarks(info, splits.values()):
                 on_note(sentence)
+        torch.manual_seed(config.training.seed)
+        model = RDMF(config.model, *info.dims).to(world.device)  # what it refuses claims no folder
+        own_draws(world, config.training.seed)
         with claimed(out, info, resume, on_note) if world.first else nullcontext():
             world.told(None)  # nobody goes on before the folder is claimed
             if (out / "result.json").is_file():
                 if world.first:
                     on_note(f"{out} is finished already and left as it is")
                 return load_result(out)
-            run = _Run(out, info, splits, world, on_note if world.first else lambda sentence: None)
+            run = _Run(out, info, splits, model, world, on_note if world.first else lambda sentence: None)
             result = run.train(tensorboard, on_step, on_epoch)
             if world.first:
                 write_json(out / "result.json", asdict(result))
@@ -98,9 +101,15 @@ class _Run:
     """A run whose folder is claimed: its data, its model, and where it stands."""
 
     def __init__(
-        self, out: Path, info: RunInfo, splits: dict[str, MomentDataset], world: World, on_note: Callable[[str], None]
+        self,
+        out: Path,
+        info: RunInfo,
+        splits: dict[str, MomentDataset],
+        model: RDMF,
+        world: World,
+        on_note: Callable[[str], None],
     ) -> None:
-        self.out, self.info, self.world, self.config = out, info, world, info.config
+        self.out, self.info, self.model, self.world, self.config = out, info, model, world, info.config
         training = self.config.training
         pad_to = COMPILED_PAD if compiles(self.config, world.device) else 1
         self.data = ResidentSplit(
@@ -110,9 +119,6 @@ class _Run:
         on_note(self.data.where)
         if self.config.model.fusion.kind == "reaction_diffusion" and (why := trouble(world.device.type)):
             on_note(f"note: reaction steps are taken one by one, which is several times slower: {why}")
-        torch.manual_seed(training.seed)
-        self.model = RDMF(self.config.model, *info.dims).to(world.device)
-        own_draws(world, training.seed)
         self.step = Step(self.model, self.config, world)
         self.order = Order(self.data.lengths, training, world)
         self.at, self.best = Standing(processes=world.size), find_best(out)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,39 @@ WRONG_USAGE = (["nonsense"], ["train"], ["predict", "x.mp4"], ["features", "a", 
 @pytest.mark.parametrize("arguments", WRONG_USAGE)
 def test_wrong_usage_is_exit_code_2(rdmf, arguments):
     assert rdmf(*arguments).code == 2
+
+
+WRONG_VALUES = (
+    *((["features", "a", option, value], option) for option, value in (
+        ("--precision", "nonsense"), ("--clip-seconds", "0"), ("--clip-seconds", "-1"), ("--clip-seconds", "nan"),
+        ("--decode-memory", "0"), ("--decode-timeout", "-1"), ("--decode-timeout", "inf"), ("--workers", "4-2"),
+    )),
+    *((["evaluate", "--run", "a", option, value], option) for option, value in (
+        ("--nms-threshold", "2"), ("--nms-threshold", "nan"), ("--round-to", "-1"), ("--protocol", "nonsense"),
+        ("--by", "colour"), ("--times-in", "weeks"),
+    )),
+    *(([*command, *systems], "A")
+      for command in (["compare"], ["report", "--out", "c"]) for systems in (["a=x", "a=y"], ["x", "x"], ["a=", "x"])),
+    (["compare", "x", "y", "--protocol", "nonsense"], "--protocol"),
+    (["store", "import", "a", "--clip-seconds", "0"], "--clip-seconds"),
+    (["store", "import", "a", "--stride-seconds", "-1"], "--stride-seconds"),
+    (["store", "repair", "a", "--workers", "x"], "--workers"),
+    *(([*command.split(), "--device", "nonsense"], "--device") for command in (
+        "features a", "train --features a --out b", "evaluate --run a", "compare a b", "report a --out b",
+        "ablate components --features a --out b", "crossval demo --features a --out b", "predict a b --run c",
+        "store repair a",
+    )),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "named"), WRONG_VALUES)
+def test_a_wrong_value_is_wrong_usage_and_named(rdmf, arguments, named):
+    ran = rdmf(*arguments)
+    assert ran.code == 2
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("Error: Invalid value for ")
+    assert named in last
+    assert "expected" in last.lower()
 
 
 def test_bare_features_says_what_to_put_where(rdmf, tmp_path, monkeypatch):
@@ -152,6 +187,112 @@ def test_predict_draws_a_figure_and_prints_moments(rdmf, trained, demo, tmp_path
     assert ran.code == 0
     assert ran.out.count("confidence") == 2
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_workers_extract_is_one_sentence(demo, tmp_path):
+    """Sent as a terminal does, to the command and to all that it started."""
+    out = tmp_path / "features"
+    command = ["features", "own", "--videos", demo / "videos", "--annotations", demo / "annotations", "--out", out,
+               "--clip-seconds", "1", "--video-encoder", "swin_nano", "--video-weights", "random",
+               "--text-encoder", "bert_nano", "--workers", "2"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rdmf.cli", *map(str, command)], stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell put us in background
+    )  # fmt: skip
+    while not (*out.glob("video/*/.part-*"), *out.glob("video/*/shard-*")) and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err == "stopped; what is done is kept, and the same command goes on from there\n"
+
+
+def test_a_plan_for_a_gpu_says_where_there_is_none(rdmf, trained, demo, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    arguments = ["features", "own", "--videos", demo / "videos", "--annotations", demo / "annotations",
+                 "--clip-seconds", 1, "--video-encoder", "swin_nano", "--video-weights", "random",
+                 "--text-encoder", "bert_nano", "--dry-run"]  # fmt: skip
+    ran = rdmf(*arguments, "--out", tmp_path / "features", "--device", "cuda")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith("rdmf: --device cuda ")
+    assert not (tmp_path / "features").exists()
+    assert rdmf(*arguments, "--out", trained[0], "--device", "cpu").code == 0
+
+
+@pytest.mark.parametrize("place", ["nowhere/x", "file/x", "folder"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "--run", "{run}", "--json"],
+        ["runs", "{run}", "--json"],
+        ["store", "list", "{features}", "--json"],
+        ["store", "verify", "{features}", "--json"],
+        ["store", "diff", "{features}", "{features}", "--json"],
+        ["stability", "--json"],
+        ["predict", "{video}", "x", "--run", "{run}", "--json"],
+        ["predict", "{video}", "x", "--run", "{run}", "--figure"],
+        ["predict", "{video}", "x", "--run", "{run}", "--trace"],
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(rdmf, trained, demo, tmp_path, command, place):
+    (tmp_path / "file").touch()
+    end = {"--figure": ".png", "--trace": ".npz"}.get(command[-1], "")
+    (tmp_path / f"folder{end}").mkdir()
+    names = {"features": trained[0], "run": trained[1], "video": next((demo / "videos").iterdir())}
+    ran = rdmf(*(argument.format(**names) for argument in command), tmp_path / f"{place}{end}")
+    assert ran.code == 1
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("rdmf: ")
+    assert str((tmp_path / place).parent) in last
+    assert ".part" not in last
+    assert ".tmp" not in last
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"folder{end}"]
+
+
+@pytest.mark.parametrize("place", ["file/x", "folder"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "--run", "{run}", "--save-predictions"],
+        ["compare", "a={predictions}", "b={run}", "--markdown"],
+        ["report", "{run}", "--out"],
+        ["store", "export", "{features}", "--out"],
+    ],
+)
+def test_so_is_one_whose_folders_would_have_been_made(rdmf, trained, tmp_path, command, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "report.html").mkdir(parents=True)
+    predictions = tmp_path / "predictions.jsonl"
+    names = {"features": trained[0], "run": trained[1], "predictions": predictions}
+    if "a={predictions}" in command:
+        assert rdmf("evaluate", "--run", trained[1], "--save-predictions", predictions).code == 0
+    ran = rdmf(*(argument.format(**names) for argument in command), tmp_path / place)
+    assert ran.code == 1
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("rdmf: ")
+    assert str(tmp_path / place) in last
+    assert ".part" not in last
+    assert ".tmp" not in last
+    assert {path.name for path in tmp_path.iterdir()} - {"predictions.jsonl"} == {"file", "folder"}
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--run", "{run}"], ["compare", "a={run}", "b={again}"],
+                                     ["report", "{run}", "--out", "{out}"]])  # fmt: skip
+def test_features_that_moved_are_named_and_found_where_they_are_now(rdmf, trained, tmp_path, command):
+    features, run, again = tmp_path / "moved", tmp_path / "run", tmp_path / "again"
+    for copy in (run, again):
+        shutil.copytree(trained[1], copy)
+        info = json.loads((copy / "run.json").read_text())
+        (copy / "run.json").write_text(json.dumps(info | {"features": str(tmp_path / "gone")}))
+    shutil.copytree(trained[0], features)
+    arguments = [argument.format(run=run, again=again, out=tmp_path / "report") for argument in command]
+    lost = rdmf(*arguments)
+    assert lost.code == 1
+    assert str(tmp_path / "gone") in lost.err
+    assert "give --features" in lost.err.splitlines()[-1]
+    assert rdmf(*arguments, "--features", features).code == 0
 
 
 EXTRACT = ["features", "own", "--videos", "{videos}", "--annotations", "{annotations}", "--out", "{tmp}/features"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def collect(
     resamples: int = RESAMPLES,
     paired_resamples: int = PAIRED_RESAMPLES,
     seed: int = 0,
+    features: Path | None = None,
     device: str = "cpu",
     say: Say = lambda sentence: None,
 ) -> Report:
@@ -77,7 +79,7 @@ def collect(
     `read_systems` does.
     """
     say("judging predictions")
-    judged = judge(systems, truth, protocol, split, allow_missing=allow_missing, device=device)
+    judged = judge(systems, truth, protocol, split, allow_missing=allow_missing, features=features, device=device)
     all_systems = [each.system for each in judged.systems]
     say("intervals, groups and comparison")
     several = {each.name: list(each.results) for each in judged.systems if len(each.results) > 1}

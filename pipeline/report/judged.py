@@ -90,6 +90,7 @@ def judge(
     split: str | None = None,
     *,
     allow_missing: bool = False,
+    features: Path | None = None,
     device: str = "cpu",
 ) -> Judged:
     """Judge systems, written as `parse_systems` takes them, and open the runs among them.
@@ -98,7 +99,9 @@ def judge(
     queries.
     """
     named = parse_systems(texts)
-    systems, notes = read_systems(named, truth, protocol, split, allow_missing=allow_missing, device=device)
+    systems, notes = read_systems(
+        named, truth, protocol, split, allow_missing=allow_missing, features=features, device=device
+    )
     first = systems[0].results[0]
     opened: dict[Path, Opened] = {}
     for name, paths in named.items():
@@ -106,7 +109,7 @@ def judge(
             from ..evaluate_run import open_run  # imports torch
 
             title = name if len(paths) == 1 else f"{name}/{path.name}"
-            opened[path] = Opened(title, *open_run(path, first.rdmf["split"], device=device))
+            opened[path] = Opened(title, *open_run(path, first.rdmf["split"], features=features, device=device))
     if truth is None:
         truth = next(iter(opened.values())).dataset.features.manifest
     judged = first.table["qid"].tolist()

@@ -167,7 +167,7 @@ def test_systems_are_paths_or_names_with_their_seeds(tmp_path: Path) -> None:
         ([f"ours={one},nothing", str(two)], "got 'nothing'"),
         (["ours=", str(two)], "got 'ours='"),
         ([str(one), str(one)], "twice; a system cannot be its own baseline"),
-        ([f"x={one}", f"x={two}"], "a different name for each system"),
+        ([f"x={one}", f"x={two}"], "a different name for each system, got 'x' twice"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_systems(wrong)
@@ -246,6 +246,8 @@ def test_files_and_runs_are_compared_and_seeds_grouped(
     assert any("4 of 12 queries have no prediction and count as wrong" in note for note in notes)
     with pytest.raises(ValueError, match="add --annotations"):
         read_systems({"guess": (tmp_path / "guess.jsonl",)})
+    with pytest.raises(ValueError, match="a run among the systems for --features"):
+        read_systems({"guess": (tmp_path / "guess.jsonl",)}, manifest, features=features)
 
 
 def source(vid: str) -> object:

@@ -238,9 +238,17 @@ def test_the_commands_say_what_is_wrong_and_mend_it(
         return int(stopped.value.code or 0), captured.out + captured.err
 
     assert rdmf("verify", features) == (0, f"{features}: every bit is as it was written\n")
+    manifest, whole = features / "manifest.parquet", (features / "manifest.parquet").read_bytes()
+    mendable.flip(manifest)
+    code, told = rdmf("verify", features)
+    assert code == 1
+    assert "`rdmf features` with the same settings makes the manifest again" in told.splitlines()[-1]
+    assert "store repair" not in told  # which cannot
+    manifest.write_bytes(whole)
     mendable.flip(mendable.store(features, "video") / "shard-00001.h5")
     (mendable.store(features, "video") / "index.parquet").unlink()
     code, told = rdmf("verify", features)
+    assert "store repair" in told.splitlines()[-1]
     assert code == 1
     assert "shard-00001.h5 is damaged" in told
     assert "(it holds v3, v4, v5)" in told

@@ -59,6 +59,14 @@ def test_features_that_do_not_fit_leave_no_folder(rdmf, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_that_the_model_refuses_leave_no_folder(rdmf, tiny_features, tmp_path):
+    twice_as_wide = ["--video-store", "topics", "--video-store", "topics"]
+    ran = rdmf(*command(tiny_features, tmp_path / "run", *twice_as_wide, "--set", "model.relevance=4"))
+    assert ran.code == 1
+    assert "relevance" in ran.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_away_from_a_terminal_there_is_a_line_per_epoch_with_the_best_marked(rdmf, tiny_features, tmp_path):
     ran = rdmf(*command(tiny_features, tmp_path / "run", "--set", "training.epochs=2"))
     assert ran.code == 0
