@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import SHOWN, Device, fail, say, table, write_json
+from .console import SHOWN, Device, fail, goes_on, say, table, write_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -82,7 +82,7 @@ def ablate(
     if dry_run:
         _print_plan(plan)
         return
-    with Display(plan) as display:
+    with goes_on(), Display(plan) as display:
         found = run_ablation(
             plan, workers, scheduler, costs=cost, on_start=display.start, on_end=display.end, on_costs=display.costs
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import SHOWN, Device, clock, fail, say, table, write_json
+from .console import SHOWN, Device, clock, fail, goes_on, say, table, write_json
 
 if TYPE_CHECKING:
     from ..manifests.folds import Folds
@@ -62,11 +62,12 @@ def crossval(
             raise typer.BadParameter(str(error)) from None
         raise
     began = _Clock()
-    found = cross_validate(
-        read, features, out, workers, scheduler, video_stores=video_store or (), text_store=text_store,
-        device=device, threads=threads, command=shlex.join(["rdmf", *sys.argv[1:]]), costs=cost,
-        on_start=began.start, on_end=began.end, on_costs=began.costs,
-    )  # fmt: skip
+    with goes_on():
+        found = cross_validate(
+            read, features, out, workers, scheduler, video_stores=video_store or (), text_store=text_store,
+            device=device, threads=threads, command=shlex.join(["rdmf", *sys.argv[1:]]), costs=cost,
+            on_start=began.start, on_end=began.end, on_costs=began.costs,
+        )  # fmt: skip
     write_json(found.to_json(), json_to)
     _print(found, to_stderr=json_to == "-")
     say(f"tables: {out / 'table.md'}, {out / 'table.json'}")
