@@ -81,6 +81,8 @@ def evaluate(
     json_to: Annotated[
         str | None, typer.Option("--json", help="Write the numbers as JSON; - is standard output.")
     ] = None,
+    video_store: Annotated[list[str] | None, typer.Option(help="Of --features with --controls: as in train.")] = None,
+    text_store: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Judge runs, or files of predictions, by the field's protocol, with 95% intervals."""
@@ -101,13 +103,16 @@ def evaluate(
     options: dict[str, Any] = {
         "by": by or (), "clamp": clamp, "round_to_s": round_to, "nms_threshold": nms_threshold,
     }  # fmt: skip
+    if not guesses and (video_store or text_store):
+        raise typer.BadParameter("--video-store and --text-store go with --features and --controls; a run has its own")
     if guesses and (save_predictions or device != "cpu"):
         raise typer.BadParameter("guesses have no --save-predictions and no --device; give a --run")
     if guesses:
         from ..pipeline.evaluate_run import evaluate_guesses
 
         assert features is not None
-        found = evaluate_guesses(features, split or "val", protocol=protocol, **options)
+        stores: dict[str, Any] = {"video_stores": video_store or (), "text_store": text_store}
+        found = evaluate_guesses(features, split or "val", protocol=protocol, **stores, **options)
         write_json({name: results.to_json() for name, results in found.items()}, json_to)
         _print_results(found, None, to_stderr=json_to == "-")
         return

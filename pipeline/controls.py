@@ -3,7 +3,7 @@
 random          windows drawn at random, knowing neither video nor sentence
 centre prior    the middle of the video, as long as the median training window
 any moment      a true moment of any query about the video, at random: knows what happens, not what is asked
-cosine          clips whose features are like the sentence's, nothing learned; for encoders that give both one width
+cosine          clips whose features are like the sentence's, nothing learned; of the first video store that is as wide
 other sentence  the same model, asked another video's sentence (the truth stays)
 shuffled clips  the same model, the clips of every video in random order
 """
@@ -31,8 +31,7 @@ CONTROLS = (*GUESSES, *BROKEN)
 
 def controls_of(dataset: MomentDataset, names: tuple[str, ...] = CONTROLS) -> Iterator[str]:
     """Those of the names that the features allow."""
-    video_dim, text_dim = dataset.features.dims
-    return (name for name in names if name != "cosine" or video_dim == text_dim)
+    return (name for name in names if name != "cosine" or _as_wide(dataset) is not None)
 
 
 def control_predictions(
@@ -51,7 +50,9 @@ def guess(name: str, dataset: MomentDataset, seed: int = 0) -> list[Prediction]:
     if name not in GUESSES:
         raise ValueError(f"expected one of the controls {', '.join(CONTROLS)}, got {name!r}")
     if name == "cosine":
-        return [_likeness(dataset, row) for row in range(len(dataset))]
+        columns = _as_wide(dataset)
+        assert columns is not None, "controls_of leaves it out"
+        return [_likeness(dataset, row, columns) for row in range(len(dataset))]
     rng = np.random.default_rng(seed)
     width_s = _median_window_s(dataset)
     happens: dict[str, list[Moment]] = {query.vid: [] for query in dataset.queries}
@@ -79,11 +80,23 @@ def guess(name: str, dataset: MomentDataset, seed: int = 0) -> list[Prediction]:
     return out
 
 
-def _likeness(dataset: MomentDataset, row: int) -> Prediction:
+def _as_wide(dataset: MomentDataset) -> slice | None:
+    """The columns of the first video store whose features are as wide as the sentence's."""
+    first = 0
+    for store in dataset.features.video:
+        if store.spec.dim == dataset.features.text.spec.dim:
+            return slice(first, first + store.spec.dim)
+        first += store.spec.dim
+    return None
+
+
+def _likeness(dataset: MomentDataset, row: int, columns: slice) -> Prediction:
     """Saliency is the cosine of a clip's features and the mean of the words'; windows are where it is high."""
     example = dataset[row]
     clips, query = example.clips, example.query
-    saliency = functional.cosine_similarity(clips.values, example.words.mean(0, keepdim=True), dim=-1)  # [T]
+    saliency = functional.cosine_similarity(
+        clips.values[:, columns], example.words.mean(0, keepdim=True), dim=-1
+    )  # [T]
     proposals = propose(saliency[None], torch.ones(1, len(saliency), dtype=torch.bool), KEEP)
     spans = proposals.spans[0][: max(1, int(proposals.found.sum()))].double().numpy()
     start, end = spans[:, 0] - spans[:, 1] / 2, spans[:, 0] + spans[:, 1] / 2

@@ -119,13 +119,19 @@ def evaluate_run(
 
 
 def evaluate_guesses(
-    features: Path, split: str = "val", *, protocol: str | None = None, **options: Any
+    features: Path,
+    split: str = "val",
+    *,
+    video_stores: Sequence[str] = (),
+    text_store: str | None = None,
+    protocol: str | None = None,
+    **options: Any,
 ) -> dict[str, Results]:
-    """What guesses reach on a split, before anything is trained. options: as `evaluate` takes them.
+    """What guesses reach on a split, before anything is trained. Stores as `train`, options as `evaluate` takes them.
 
     Raises ValueError where the folder has no features, or none of the split.
     """
-    feature_set = open_features(features)
+    feature_set = open_features(features, video_stores, text_store)
     dataset = MomentDataset(feature_set, split)
     truth = dataset.manifest_of_usable()
     protocol = protocol or find_dataset(truth.dataset).protocol

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -116,6 +117,9 @@ def test_the_cosine_control_is_about_the_features_alone_and_left_out_where_width
     assert (np.diff(row.windows[:, 2]) < 0).all()
     assert (row.windows[:, 1] <= example.clips.duration_s + 1e-9).all()
     wide = MomentDataset(open_features(tiny_features, ["topics", "topics"]), "test")
+    assert "cosine" in controls_of(wide)  # of the first store
+    np.testing.assert_array_equal(guess("cosine", wide)[0].saliency, row.saliency)
+    wide.features.text.spec = replace(wide.features.text.spec, dim=5)
     assert "cosine" not in controls_of(wide)
     with pytest.raises(ValueError, match="one of the controls"):
         guess("shuffled clips", wide)
