@@ -133,6 +133,10 @@ class Workers:
         # Dask takes a worker that is not back 15 s after it died out of the cluster for good, even one that came
         # back and died again; with a killer among the sources that ends with no worker at all
         self._resources.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"}))
+        # Dask has workers hand back every 64 KiB that are freed: each step of a training then asks the kernel for its
+        # tensors anew, page by page, which takes as long as the step
+        spawn = dask.config.get("distributed.nanny.pre-spawn-environ") | {"MALLOC_TRIM_THRESHOLD_": None}
+        self._resources.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": spawn}))
         scheduler: dict[str, Any] = {"allowed_failures": WORKER_DEATHS - 1, "dashboard_address": HERE}
         # Dask holds no features: a limit of its own would only kill the worker of a long video
         worker: dict[str, Any] = {"nthreads": 1, "memory_limit": 0}

@@ -164,6 +164,13 @@ def test_a_folder_that_cannot_be_written_ends_the_run_with_a_sentence(tmp_path: 
     assert extract_store(tmp_path / "s", SPEC, sources(3), make_extractor, workers).written == 1
 
 
+def test_workers_keep_the_memory_that_they_free_for_the_next_step(workers: Workers) -> None:
+    client = workers.client()
+    assert client is not None
+    theirs = client.run(lambda: os.environ.get("MALLOC_TRIM_THRESHOLD_"))
+    assert set(theirs.values()) == {os.environ.get("MALLOC_TRIM_THRESHOLD_")}  # not Dask's 64 KiB
+
+
 def test_an_existing_scheduler_is_used_by_its_address(tmp_path: Path, workers: Workers) -> None:
     client = workers.client()
     assert client is not None
