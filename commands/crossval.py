@@ -27,6 +27,10 @@ def crossval(
     ],
     features: Annotated[Path, typer.Option(help="Folder that `rdmf features` made; it is only read.")],
     out: Annotated[Path, typer.Option(help="Folder of the benchmark; the same command goes on with it.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Of the plan's models, this one for now; repeatable. [all]")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of its seeds, likewise. [all]")] = None,
     folds: Annotated[Path | None, typer.Option(help="JSON file of folds. [the plan's]")] = None,
     set_: Annotated[
         list[str] | None,
@@ -61,6 +65,10 @@ def crossval(
         if set_ and str(error).startswith("--set"):
             raise typer.BadParameter(str(error)) from None
         raise
+    try:
+        read = read.part(model or (), seed or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     began = _Clock()
     with goes_on():
         found = cross_validate(

@@ -18,7 +18,7 @@ A trial is what tuning may choose, for each fold anew. All models have the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,25 @@ class CrossvalPlan:
     """How many to make, or where they are."""
     baseline: str
     comparisons: tuple[tuple[str, str], ...]
+
+    def part(self, names: Sequence[str] = (), seeds: Sequence[int] = ()) -> CrossvalPlan:
+        """The plan with these models and seeds alone; the rest may follow in the same folder. Nothing given: all.
+
+        Raises ValueError for those that it does not have, and where the first seed, which tunes, is left out.
+        """
+        known = [model.name for model in self.models]
+        if strange := [name for name in names if name not in known]:
+            raise ValueError(f"expected models of {', '.join(known)}, got {strange[0]!r}")
+        if seeds and not (len(set(seeds)) == len(seeds) and {self.seeds[0]} <= set(seeds) <= set(self.seeds)):
+            said = ", ".join(map(str, self.seeds))
+            raise ValueError(f"expected seeds of {said}, each once and {self.seeds[0]} among them, got {list(seeds)}")
+        chosen = set(names or known)
+        return replace(
+            self, models=tuple(model for model in self.models if model.name in chosen),
+            seeds=tuple(seed for seed in self.seeds if not seeds or seed in seeds),
+            baseline=self.baseline if self.baseline in chosen else names[0],
+            comparisons=tuple(pair for pair in self.comparisons if chosen >= set(pair)),
+        )  # fmt: skip
 
     @property
     def trials(self) -> int:

@@ -119,3 +119,20 @@ def test_every_plan_that_comes_with_rdmf_is_taken_by_the_model(name):
 def test_a_seed_for_all_is_refused_where_plans_have_their_own(tmp_path):
     with pytest.raises(ValueError, match=r"expected seeds under `seeds`, got --set training\.seed"):
         read_plan(write(tmp_path, [RD]), overrides=["training.seed=3"])
+
+
+def test_a_part_of_a_plan_has_its_models_seeds_and_comparisons(tmp_path):
+    sections = {"seeds": [4, 1, 2], "baseline": "rd", "comparisons": [["a", "rd"], ["b", "a"]]}
+    plan = read_plan(write(tmp_path, [RD, {"name": "a"}, {"name": "b"}], **sections))
+    assert plan.part() == plan
+    some = plan.part(["b", "a"], [2, 4])
+    assert [model.name for model in some.models] == ["a", "b"]
+    assert (some.seeds, some.baseline, some.comparisons) == ((4, 2), "b", (("b", "a"),))
+    assert some.base == plan.base
+    for names, seeds, said in (
+        (["c"], [], "models of rd, a, b, got 'c'"),
+        ([], [1], "4 among them"),
+        ([], [4, 9], "of 4, 1, 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            plan.part(names, seeds)
