@@ -23,7 +23,7 @@ from rdmf.pipeline.sweep import CONFIGS, read_sweep, ready_sweeps
 
 PAPER = [name for name, path in ready_sweeps().items() if path.parent.name == "paper"]
 TINY = (
-    "model.hidden=16", "model.fusion.ffn=16", "model.moment.queries=5", "training.epochs=1", "training.batch=8",
+    "model.hidden=16", "model.fusion.ffn=16", "model.moment.queries=12", "training.epochs=1", "training.batch=8",
 )  # fmt: skip
 SENTENCES = ("A woman talks to the camera", "A dog runs", "A red car is parked", "A view of the city from above")
 
