@@ -96,7 +96,7 @@ class CrossvalPlan:
         """
         known = [model.name for model in self.models]
         if strange := [name for name in names if name not in known]:
-            raise ValueError(f"expected models of {', '.join(known)}, got {strange[0]!r}")
+            raise ValueError(f"expected models of {'; '.join(known)}, got {strange[0]!r}")
         if seeds and not (len(set(seeds)) == len(seeds) and {self.seeds[0]} <= set(seeds) <= set(self.seeds)):
             said = ", ".join(map(str, self.seeds))
             raise ValueError(f"expected seeds of {said}, each once and {self.seeds[0]} among them, got {list(seeds)}")
@@ -207,7 +207,7 @@ def _check(path: Path, settings: CrossvalSettings, models: Sequence[Model]) -> N
     strange = {settings.baseline, *(name for pair in settings.comparisons for name in pair)} - {None, *names}
     if strange:
         raise ValueError(
-            f"{path}: expected models of {', '.join(names)} to compare, got {', '.join(map(repr, strange))}"
+            f"{path}: expected models of {'; '.join(names)} to compare, got {', '.join(map(repr, strange))}"
         )
     pairs = settings.comparisons
     if any(a == b for a, b in pairs) or len({frozenset(pair) for pair in pairs}) < len(pairs):

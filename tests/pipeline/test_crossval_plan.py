@@ -75,7 +75,7 @@ def test_a_models_config_file_is_laid_over_the_base_and_what_is_set_goes_over_it
         ([CA, RD | {"trials": [{"training": {"select_by": "mIoU"}}]}], {}, "one training.select_by for"),
         ([{"name": "sweep.json"}], {}, "a different name for each model"),
         ([RD | {"set": {"model.fusion.kind": [1]}}], {}, "model.fusion"),
-        ([CA, RD], {"baseline": "ours"}, "models of cross attention, rd to compare, got 'ours'"),
+        ([CA, RD], {"baseline": "ours"}, "models of cross attention; rd to compare, got 'ours'"),
         ([CA, RD], {"comparisons": [["rd", "ours"]]}, "to compare, got 'ours'"),
         ([CA, RD], {"comparisons": [["rd", "rd"]]}, "to be of two models"),
         ([CA, RD], {"comparisons": [["rd", "cross attention"], ["cross attention", "rd"]]}, "come once"),
@@ -130,7 +130,7 @@ def test_a_part_of_a_plan_has_its_models_seeds_and_comparisons(tmp_path):
     assert (some.seeds, some.baseline, some.comparisons) == ((4, 2), "b", (("b", "a"),))
     assert some.base == plan.base
     for names, seeds, said in (
-        (["c"], [], "models of rd, a, b, got 'c'"),
+        (["c"], [], "models of rd; a; b, got 'c'"),
         ([], [1], "4 among them"),
         ([], [4, 9], "of 4, 1, 2"),
     ):
