@@ -21,8 +21,8 @@ import torch
 from store_reading import Npz, Stores
 
 from rdmf.manifests.schema import Manifest, Moment, Query, Saliency, Video
-from rdmf.pipeline.dataset import FeatureSet, MomentDataset, collate, pad
-from rdmf.pipeline.resident import ResidentSplit
+from rdmf.pipeline.loading.dataset import FeatureSet, MomentDataset, collate, pad
+from rdmf.pipeline.loading.resident import ResidentSplit
 
 
 def dataset_of(stores: Stores, vids: list[str], clips: int) -> MomentDataset:

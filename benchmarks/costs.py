@@ -1,7 +1,7 @@
 """What the models of a benchmark's plan cost, none of them trained: weights, operations, a training step, its memory.
 
 All models take their steps in turn, in one process on one thread, so that what else the machine does hits all alike
-(pipeline/cost.py says what is counted). The last column is the median step over the first model's.
+(pipeline/experiments/cost.py says what is counted). The last column is the median step over the first model's.
 
     python benchmarks/costs.py [captions] [--features runs/bench-captions/folds/fold-0] [--device cuda] [--seconds 8]
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rdmf.pipeline.cost import conditions, measure_costs
-from rdmf.pipeline.crossval_plan import read_plan
+from rdmf.pipeline.experiments.cost import conditions, measure_costs
+from rdmf.pipeline.experiments.crossval_plan import read_plan
 
 
 def main() -> None:

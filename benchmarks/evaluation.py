@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from rdmf.pipeline.evaluate import evaluate
-from rdmf.pipeline.predictions import read_predictions
-from rdmf.pipeline.truth import read_truth
+from rdmf.pipeline.evaluation.evaluate import evaluate
+from rdmf.pipeline.evaluation.predictions import read_predictions
+from rdmf.pipeline.evaluation.truth import read_truth
 
 OFFICIAL = """
 import contextlib, json, sys, time

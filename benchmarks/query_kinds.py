@@ -1,6 +1,6 @@
-"""How often the rules of pipeline/query_kinds.py give the kind that a reader gave, and the kinds of three datasets.
+"""How often the rules of rdmf.pipeline.evaluation.query_kinds agree with a reader, and the kinds of three datasets.
 
-The labels (tests/pipeline/query_kind_labels.csv) are of 600 queries of the QVHighlights validation split in four parts,
+The labels (query_kind_labels.csv of the tests) are of 600 queries of the QVHighlights validation split in four parts,
 explained in docs/query_kinds.md: the rules were made on `tune` and `retune`, and `unread` was drawn, read and labelled
 after they were final. The sentences come from the annotations. Prints accuracy with a Wilson interval of 95%,
 the confusions, precision and recall by kind, and the share of every kind.
@@ -20,10 +20,10 @@ from pathlib import Path
 from rdmf.manifests.activitynet import read_activitynet
 from rdmf.manifests.charades import read_charades
 from rdmf.manifests.qvhighlights import read_qvhighlights
-from rdmf.pipeline.query_kinds import KINDS, kind_of
+from rdmf.pipeline.evaluation.query_kinds import KINDS, kind_of
 
 ROOT = Path(__file__).resolve().parents[1]
-LABELS = ROOT / "tests" / "pipeline" / "query_kind_labels.csv"
+LABELS = ROOT / "tests" / "pipeline" / "evaluation" / "query_kind_labels.csv"
 PARTS = ("tune", "retune", "report", "unread")
 DATASETS = (
     ("qvhighlights", read_qvhighlights, "val"),

@@ -24,7 +24,7 @@ from rdmf.extract.extractors import one_by_one
 from rdmf.extract.layout import Item, Source, StoreSpec
 from rdmf.extract.reader import FeatureStore
 from rdmf.extract.schedule import extract_store
-from rdmf.pipeline.dataset import read_clips, read_words
+from rdmf.pipeline.loading.dataset import read_clips, read_words
 
 WORD_DIM = 512
 Sample = tuple[torch.Tensor, torch.Tensor]

@@ -11,8 +11,8 @@ neighbours. Prints, in this order:
   (clipping, tests, AdamW, running mean). The clock waits for the device at every part, so the parts are a little
   longer than the step that nobody looks into, which stands below them. On CUDA also for the compiled step.
 - an epoch of `train_epoch`, as training runs it.
-- a training of 50 epochs with a validation after each by `rdmf.pipeline.train.train`. On the CPU three epochs of it
-  are run, and 50 of 7,218 queries are EXTRAPOLATED from the later two, unless --full asks for all.
+- a training of 50 epochs with a validation after each by `train`, as `rdmf train` runs it. On the CPU three epochs
+  of it are run, and 50 of 7,218 queries are EXTRAPOLATED from the later two, unless --full asks for all.
 
 Not measured: how well anybody learns, memory, several processes, and evaluation of the rivals. On a CPU that other
 programs use, `--clock processor --threads 1` says more than the time that passes.
@@ -48,16 +48,16 @@ from training_parts import (
     rival_step,
 )
 
-from rdmf.pipeline.checkpoint import Standing
 from rdmf.pipeline.config import Config, load_config
-from rdmf.pipeline.dataset import MomentDataset, open_features
-from rdmf.pipeline.epoch import Order, Progress, train_epoch
+from rdmf.pipeline.loading.dataset import MomentDataset, open_features
+from rdmf.pipeline.loading.resident import ResidentSplit
 from rdmf.pipeline.model import RDMF, count_parameters
-from rdmf.pipeline.parallel import World
-from rdmf.pipeline.randomness import repeatable
-from rdmf.pipeline.resident import ResidentSplit
-from rdmf.pipeline.step import Part, Step, compiles
-from rdmf.pipeline.train import COMPILED_PAD, train
+from rdmf.pipeline.training.checkpoint import Standing
+from rdmf.pipeline.training.epoch import Order, Progress, train_epoch
+from rdmf.pipeline.training.parallel import World
+from rdmf.pipeline.training.randomness import repeatable
+from rdmf.pipeline.training.step import Part, Step, compiles
+from rdmf.pipeline.training.train import COMPILED_PAD, train
 
 TRAIN, VALIDATION, EPOCHS = 7218, 1550, 50
 SHORT = 3

@@ -35,8 +35,8 @@ from rdmf.extract.schedule import extract_store
 from rdmf.heads import losses
 from rdmf.manifests.files import write_manifest
 from rdmf.manifests.schema import Manifest, Moment, Query, Saliency, Video
-from rdmf.pipeline.dataset import Example
-from rdmf.pipeline.step import Step
+from rdmf.pipeline.loading.dataset import Example
+from rdmf.pipeline.training.step import Step
 
 CLIP_S = 2.0
 WINDOWS = {1: 0.66, 2: 0.18, 3: 0.1, 5: 0.05, 25: 0.01}

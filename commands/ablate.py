@@ -15,9 +15,9 @@ from .console import SHOWN, Device, fail, goes_on, say, table, write_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..pipeline.ablation_plan import Plan, Run
-    from ..pipeline.ablation_tables import AblationTable
-    from ..pipeline.evaluate import Results
+    from ..pipeline.evaluation.evaluate import Results
+    from ..pipeline.experiments.ablation_plan import Plan, Run
+    from ..pipeline.experiments.ablation_tables import AblationTable
 
 
 def ablate(
@@ -62,10 +62,10 @@ def ablate(
 ) -> None:
     """Train every variant of a sweep with every seed, and say what each is worth. What is finished is reused."""
     check_options(workers, device if scheduler is None else "cpu")
-    from ..pipeline.ablate import ablate as run_ablation
-    from ..pipeline.ablation_plan import prepare
-    from ..pipeline.ablation_tables import problems
-    from ..pipeline.sweep import read_sweep
+    from ..pipeline.experiments.ablate import ablate as run_ablation
+    from ..pipeline.experiments.ablation_plan import prepare
+    from ..pipeline.experiments.ablation_tables import problems
+    from ..pipeline.experiments.sweep import read_sweep
 
     try:
         read = read_sweep(sweep, config, set_ or (), split)
@@ -154,7 +154,7 @@ class Display:
         """What the run folders say, whichever process writes them."""
         from rich.table import Table
 
-        from ..pipeline.runs import summarise
+        from ..pipeline.training.runs import summarise
 
         grid = Table.grid(padding=(0, 2))
         for run in self._plan.runs:
@@ -171,8 +171,8 @@ class Display:
 
 
 def _said(run: Run, results: Results) -> str:
-    from ..pipeline.checkpoint import load_result
-    from ..pipeline.headline import in_percent
+    from ..pipeline.evaluation.headline import in_percent
+    from ..pipeline.training.checkpoint import load_result
 
     scores = "  ".join(f"{n} {value}" for n, value in in_percent(results.protocol, results.numbers, {}).items())
     ended = load_result(run.folder)
@@ -191,7 +191,7 @@ def _speed(run: Path) -> str:
 
 
 def _print_plan(plan: Plan) -> None:
-    from ..pipeline.runs import summarise
+    from ..pipeline.training.runs import summarise
 
     states: dict[str, list[str]] = {}
     for run in plan.runs:
@@ -204,7 +204,7 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _print_tables(found: AblationTable, to_stderr: bool) -> None:
-    from ..pipeline.ablation_tables import method, stacked, stacked_differences
+    from ..pipeline.experiments.ablation_tables import method, stacked, stacked_differences
 
     head, body = stacked(found)
     title = f"{found.dataset} {found.split}: {found.queries} queries, seeds {', '.join(map(str, found.seeds))}"

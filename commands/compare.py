@@ -39,10 +39,10 @@ def compare(
     if len(systems) < 2:
         raise typer.BadParameter("give at least two: the system and a baseline")
     from ..manifests.files import atomic_file
-    from ..pipeline import comparison_text
-    from ..pipeline.compare import compare as run_comparison
-    from ..pipeline.systems import parse_systems, read_systems
-    from ..pipeline.truth import read_truth
+    from ..pipeline.comparison import comparison_text
+    from ..pipeline.comparison.compare import compare as run_comparison
+    from ..pipeline.comparison.systems import parse_systems, read_systems
+    from ..pipeline.evaluation.truth import read_truth
 
     truth = None if annotations is None else read_truth(annotations)
     read, notes = read_systems(

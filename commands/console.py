@@ -55,7 +55,7 @@ def worker_count(workers: str) -> None:
 
 def different_systems(systems: Sequence[str]) -> None:
     """A file that is not there is no matter of usage."""
-    from ..pipeline.systems import name_systems
+    from ..pipeline.comparison.systems import name_systems
 
     name_systems(systems)
 
@@ -110,7 +110,7 @@ def write_json(tree: Any, where: str | None) -> None:
     if where == "-":
         typer.echo(json.dumps(tree, indent=2, allow_nan=False))
     elif where is not None:
-        from ..pipeline import checkpoint
+        from ..pipeline.training import checkpoint
 
         checkpoint.write_json(Path(where), tree)
 

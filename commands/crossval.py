@@ -14,8 +14,8 @@ from .console import SHOWN, Device, clock, fail, goes_on, say, table, write_json
 
 if TYPE_CHECKING:
     from ..manifests.folds import Folds
-    from ..pipeline.crossval_tables import CrossvalTable
-    from ..pipeline.crossval_work import Progress
+    from ..pipeline.experiments.crossval_tables import CrossvalTable
+    from ..pipeline.experiments.crossval_work import Progress
 
 
 def crossval(
@@ -56,8 +56,8 @@ def crossval(
     from .ablate import check_options
 
     check_options(workers, device if scheduler is None else "cpu")
-    from ..pipeline.cross_validation import cross_validate
-    from ..pipeline.crossval_plan import read_plan
+    from ..pipeline.experiments.cross_validation import cross_validate
+    from ..pipeline.experiments.crossval_plan import read_plan
 
     try:
         read = read_plan(plan, folds, set_ or ())
@@ -93,7 +93,7 @@ class _Clock:
         say(f"{planned - done} runs to train ({at_once} at once), {done} are there already")
 
     def end(self, at: Progress) -> None:
-        from ..pipeline.headline import in_percent
+        from ..pipeline.evaluation.headline import in_percent
 
         what = f"test, {at.run.name}" if at.task.round else f"tuning, {at.run.variant}"
         if isinstance(at.results, str):
@@ -111,7 +111,7 @@ class _Clock:
 
 
 def _print(found: CrossvalTable, to_stderr: bool) -> None:
-    from ..pipeline.crossval_tables import method, tables, trials_said
+    from ..pipeline.experiments.crossval_tables import method, tables, trials_said
 
     for title, head, body in tables(found):
         table(head, body, title=title, to_stderr=to_stderr)

@@ -23,18 +23,18 @@ from .console import (
 )
 
 if TYPE_CHECKING:
-    from ..pipeline.evaluate import Results
-    from ..pipeline.seeds import Several
+    from ..pipeline.comparison.seeds import Several
+    from ..pipeline.evaluation.evaluate import Results
 
 
 def _known_groupings(by: Sequence[str]) -> None:
-    from ..pipeline.groups import GROUPINGS
+    from ..pipeline.evaluation.groups import GROUPINGS
 
     one_of(GROUPINGS, *by)
 
 
 def _known_unit(times_in: str) -> None:
-    from ..pipeline.plausibility import UNITS
+    from ..pipeline.evaluation.plausibility import UNITS
 
     one_of(UNITS, times_in)
 
@@ -108,7 +108,7 @@ def evaluate(
     if guesses and (save_predictions or device != "cpu"):
         raise typer.BadParameter("guesses have no --save-predictions and no --device; give a --run")
     if guesses:
-        from ..pipeline.evaluate_run import evaluate_guesses
+        from ..pipeline.comparison.evaluate_run import evaluate_guesses
 
         assert features is not None
         stores: dict[str, Any] = {"video_stores": video_store or (), "text_store": text_store}
@@ -116,7 +116,7 @@ def evaluate(
         write_json({name: results.to_json() for name, results in found.items()}, json_to)
         _print_results(found, None, to_stderr=json_to == "-")
         return
-    from ..pipeline.systems import short_names
+    from ..pipeline.comparison.systems import short_names
 
     names = (
         short_names([*runs, *files]) if len(runs) + len(files) > 1 else {path: str(path) for path in [*runs, *files]}
@@ -127,8 +127,8 @@ def evaluate(
     trees: dict[str, dict[str, Any]] = {}
     configs = {}
     for path in files:
-        from ..pipeline.evaluate import evaluate_files
-        from ..pipeline.predictions import write_predictions
+        from ..pipeline.evaluation.evaluate import evaluate_files
+        from ..pipeline.evaluation.predictions import write_predictions
 
         assert annotations is not None
         results = evaluate_files(
@@ -139,8 +139,8 @@ def evaluate(
         rows[names[path] if len(files) > 1 else path.name] = results
         trees[names[path]] = results.to_json()
     for path in runs:
-        from ..pipeline.controls import CONTROLS
-        from ..pipeline.evaluate_run import evaluate_run
+        from ..pipeline.comparison.controls import CONTROLS
+        from ..pipeline.comparison.evaluate_run import evaluate_run
 
         judged = evaluate_run(
             path, split or "val", features=features, protocol=protocol, controls=CONTROLS if controls else (),
@@ -156,7 +156,7 @@ def evaluate(
         trees[names[path]], configs[names[path]] = judged.to_json(), judged.info.config
     together = None
     if len(trees) > 1:
-        from ..pipeline.seeds import several
+        from ..pipeline.comparison.seeds import several
 
         together = several(rows, trees, configs or None)
     write_json(together.to_json() if together else next(iter(trees.values())), json_to)
@@ -164,7 +164,7 @@ def evaluate(
 
 
 def _print_results(rows: Mapping[str, Results], together: Several | None, to_stderr: bool) -> None:
-    from ..pipeline.headline import headings, headline, in_percent
+    from ..pipeline.evaluation.headline import headings, headline, in_percent
 
     first = next(iter(rows.values()))
     columns = list(dict.fromkeys(name for results in rows.values() for name in headline(results)))

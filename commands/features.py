@@ -28,7 +28,7 @@ from .console import (
 if TYPE_CHECKING:
     from ..extract.forecast import Forecast
     from ..extract.profile import Profile
-    from ..pipeline.features import FeaturesReport, StoreReport
+    from ..pipeline.stage_one.features import FeaturesReport, StoreReport
 
 
 def _known_precision(name: str) -> None:
@@ -106,7 +106,7 @@ def features(
 ) -> None:
     """Extract the features of a dataset's videos and sentences. What is cached is reused."""
     from ..extract.workers import Workers
-    from ..pipeline.features import prepare_demo, prepare_features
+    from ..pipeline.stage_one.features import prepare_demo, prepare_features
 
     data, nano = Path("data") / dataset, dataset == "demo"
     videos, annotations = videos or data / "videos", annotations or data / "annotations"

@@ -35,17 +35,24 @@ def predict(
     """Find moments in a video with sentences."""
     if trace_until is not None and trace is None and trace_figure is None:
         raise typer.BadParameter("--trace-until needs --trace or --trace-figure")
-    from ..pipeline.checkpoint import load_run_info
-    from ..pipeline.figures import check_format, draw_answers
+    from ..pipeline.inspection.figures import check_format, draw_answers
     from ..pipeline.predict import encode
+    from ..pipeline.training.checkpoint import load_run_info
 
     if figure is not None:
         check_format(figure)
     info = load_run_info(run)
     tracing = trace is not None or trace_figure is not None
     if tracing:
-        from ..pipeline.trace import UNTIL, check_trace_path, check_traceable, states_that_fit, watch, write_traces
-        from ..pipeline.trace_figure import check_trace_figure, draw_traces
+        from ..pipeline.inspection.trace import (
+            UNTIL,
+            check_trace_path,
+            check_traceable,
+            states_that_fit,
+            watch,
+            write_traces,
+        )
+        from ..pipeline.inspection.trace_figure import check_trace_figure, draw_traces
 
         if trace is not None:
             check_trace_path(trace)

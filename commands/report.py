@@ -33,8 +33,8 @@ def report(
     device: Device = "cpu",
 ) -> None:
     """Write one self-contained page about systems: tables, figures, and every query to look at; and its Markdown."""
+    from ..pipeline.evaluation.truth import read_truth
     from ..pipeline.report.write import write_report
-    from ..pipeline.truth import read_truth
 
     truth = None if annotations is None else read_truth(annotations)
     html, text = write_report(

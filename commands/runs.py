@@ -10,7 +10,7 @@ import typer
 from .console import fail, say, table, warn_random, write_json
 
 if TYPE_CHECKING:
-    from ..pipeline.runs import RunSummary
+    from ..pipeline.training.runs import RunSummary
 
 
 def runs(
@@ -18,7 +18,7 @@ def runs(
     json_to: Annotated[str | None, typer.Option("--json", help="Write as JSON; - is standard output.")] = None,
 ) -> None:
     """The runs under a folder: how far each is, and its best validation numbers."""
-    from ..pipeline.runs import list_runs
+    from ..pipeline.training.runs import list_runs
 
     found = list_runs(folder)
     if not found:

@@ -11,7 +11,7 @@ import typer
 from .console import say, table, write_json
 
 if TYPE_CHECKING:
-    from ..pipeline.stability import Analysis
+    from ..pipeline.inspection.stability import Analysis
 
 WAVELENGTHS = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, math.inf)
 BAR = 40
@@ -48,8 +48,8 @@ def stability(
 
     from dataclasses import replace
 
-    from ..pipeline.figures import check_format
-    from ..pipeline.stability import analyse, system_of, system_of_run
+    from ..pipeline.inspection.figures import check_format
+    from ..pipeline.inspection.stability import analyse, system_of, system_of_run
 
     if figure is not None:
         check_format(figure)
@@ -63,7 +63,7 @@ def stability(
     if json_to != "-":
         _page(analysis)
     if figure is not None:
-        from ..pipeline.stability_figure import draw_stability
+        from ..pipeline.inspection.stability_figure import draw_stability
 
         draw_stability(analysis, figure)
         say(f"figure: {figure}")
@@ -83,7 +83,7 @@ def _rates(given: list[str] | tuple[()]) -> dict[str, float]:
 
 
 def _page(analysis: Analysis) -> None:
-    from ..pipeline.stability import horizon_sentence
+    from ..pipeline.inspection.stability import horizon_sentence
 
     system = analysis.system
     whose = f"learned by {system.run}" if system.run else "as given"

@@ -95,7 +95,7 @@ def store_verify(
     json_to: Annotated[str | None, typer.Option("--json", help="Write as JSON; - is standard output.")] = None,
 ) -> None:
     """Compare every bit of shards, tables and manifest with its checksum. Changes nothing."""
-    from ..pipeline.repair import verify_features
+    from ..pipeline.stage_one.repair import verify_features
 
     with Bar("verifying") as bar:
         problems = verify_features(folder, _read_so_far(bar))
@@ -125,7 +125,7 @@ def store_repair(
     ] = None,
 ) -> None:
     """Rebuild tables from the shards, and extract again what is broken or lost. Sound shards are not touched."""
-    from ..pipeline.repair import Means, repair
+    from ..pipeline.stage_one.repair import Means, repair
 
     with goes_on(), Bar("repairing") as bar:
         waiting = partial(say, "an extraction has this store: waiting until it has ended")

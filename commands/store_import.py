@@ -12,7 +12,7 @@ import typer
 from .console import SHOWN, Bar, above_zero, accepted_by, fail, say
 
 if TYPE_CHECKING:
-    from ..pipeline.import_features import ImportedStore, ImportReport
+    from ..pipeline.stage_one.import_features import ImportedStore, ImportReport
 
 EXAMPLE = (
     "Example: rdmf store import qvhighlights --annotations data/qvhighlights --clip-seconds 2 "
@@ -99,7 +99,7 @@ def store_import(
         raise typer.BadParameter("give --video-features, --text-features, or both")
     if text_features and text_encoder:
         raise typer.BadParameter("give --text-features or --text-encoder, not both")
-    from ..pipeline.import_features import MANIFEST, TextFiles, VideoFiles, import_features
+    from ..pipeline.stage_one.import_features import MANIFEST, TextFiles, VideoFiles, import_features
 
     out = out or Path("features") / dataset
     if annotations is None and not (out / MANIFEST).is_file():

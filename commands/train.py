@@ -40,8 +40,8 @@ def train(
     """
     settings = _settings(config, set_ or [])
     _check_device(device)
-    from ..pipeline.checkpoint import find_standing
-    from ..pipeline.train import train as run_training
+    from ..pipeline.training.checkpoint import find_standing
+    from ..pipeline.training.train import train as run_training
     from .training_display import TrainingDisplay
 
     try:

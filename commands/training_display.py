@@ -19,7 +19,7 @@ from .console import SAY_S, clock, say
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..pipeline.train import Progress
+    from ..pipeline.training.train import Progress
 
 
 class TrainingDisplay:

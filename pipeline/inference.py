@@ -17,10 +17,10 @@ import torch
 
 from ..heads.moment import moments
 from ..heads.spans import temporal_nms
-from .dataset import Batch, Clips, Example, MomentDataset, collate
+from .evaluation.predictions import Prediction
+from .loading.dataset import Batch, Clips, Example, MomentDataset, collate
+from .loading.resident import ResidentSplit
 from .model import RDMF
-from .predictions import Prediction
-from .resident import ResidentSplit
 
 READ_WHOLE = 1.25  # a video of up to this many times the longest training video is read in one go
 DUPLICATE_IOU = 0.7  # of two windows this alike, found in different parts of a long video, one is kept

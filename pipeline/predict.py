@@ -19,11 +19,11 @@ from ..extract.extractors import VideoExtraction, extract_video
 from ..extract.imports import IMPORTED
 from ..extract.layout import Item, Source, StoreSpec
 from ..manifests.schema import Query
-from .checkpoint import RunInfo, load_best, load_run_info
-from .dataset import Clips, Example
-from .encoder_of import extraction_for
 from .inference import Found, ask
+from .loading.dataset import Clips, Example
 from .model import RDMF
+from .stage_one.encoder_of import extraction_for
+from .training.checkpoint import RunInfo, load_best, load_run_info
 
 
 @dataclass(frozen=True)

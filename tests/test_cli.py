@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rdmf.manifests.demo.dataset import DemoConfig, make_demo
-from rdmf.pipeline.controls import CONTROLS
+from rdmf.pipeline.comparison.controls import CONTROLS
 
 
 @pytest.fixture(scope="module")

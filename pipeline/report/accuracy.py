@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ... import __version__
-from ..comparison_text import HEAD, method, rows
-from ..intervals import Interval
-from ..seeds import Spread
+from ..comparison.comparison_text import HEAD, method, rows
+from ..comparison.seeds import Spread
+from ..evaluation.intervals import Interval
 from .collect import Report
 from .document import Figure, Section, Table, bold_best, percent
 from .figures import group_chart, recall_chart
@@ -163,8 +163,8 @@ def groups(report: Report) -> Section | None:
         tables.append(Table(f"By {grouped.title}.", head, body, texts=2, folded=grouped.name != "kind"))
     kinds = any(grouped.name == "kind" for grouped in report.groups)
     note = (
-        "Kinds are as annotated, or read off the sentence by the rules of rdmf.pipeline.query_kinds, which are right "
-        "most of the time, not always."
+        "Kinds are as annotated, or read off the sentence by the rules of rdmf.pipeline.evaluation.query_kinds, "
+        "which are right most of the time, not always."
     )
     return Section(
         "By group of queries", "groups",

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..groups import GROUPINGS
-from ..pairing import Pairs
+from ..evaluation.groups import GROUPINGS
+from ..evaluation.pairing import Pairs
 from .calibration import listed_windows
 from .judged import Judged, JudgedSystem
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import metrics
-from ..columns import reached
-from ..intervals import percentiles, resampled_means
-from ..pairing import Pairs, pair
+from ..evaluation import metrics
+from ..evaluation.columns import reached
+from ..evaluation.intervals import percentiles, resampled_means
+from ..evaluation.pairing import Pairs, pair
 from .judged import Judged, Opened, Say
 
 BINS = 10

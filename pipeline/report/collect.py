@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...manifests.schema import Manifest
-from .. import highlights
-from ..compare import RESAMPLES as PAIRED_RESAMPLES
-from ..compare import Comparison, compare
-from ..intervals import RESAMPLES, Interval, intervals
-from ..seeds import Spread, over_runs
+from ..comparison.compare import RESAMPLES as PAIRED_RESAMPLES
+from ..comparison.compare import Comparison, compare
+from ..comparison.seeds import Spread, over_runs
+from ..evaluation import highlights
+from ..evaluation.intervals import RESAMPLES, Interval, intervals
 from .browser import browser_data
 from .calibration import Reliability, reliabilities
 from .examples import Cases, cases

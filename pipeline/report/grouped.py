@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..groups import GROUPINGS, groups_of
-from ..intervals import Interval, intervals
+from ..evaluation.groups import GROUPINGS, groups_of
+from ..evaluation.intervals import Interval, intervals
 from .judged import Judged
 
 TITLES = {

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...manifests.schema import Manifest, Query
-from ..evaluate import Results
-from ..pairing import Pairs, pair
-from ..systems import System, parse_systems, read_systems
+from ..comparison.systems import System, parse_systems, read_systems
+from ..evaluation.evaluate import Results
+from ..evaluation.pairing import Pairs, pair
 
 if TYPE_CHECKING:
-    from ..checkpoint import RunInfo
-    from ..dataset import MomentDataset
+    from ..loading.dataset import MomentDataset
     from ..model import RDMF
+    from ..training.checkpoint import RunInfo
 
 Say = Callable[[str], None]
 
@@ -106,7 +106,7 @@ def judge(
     opened: dict[Path, Opened] = {}
     for name, paths in named.items():
         for path in (path for path in paths if path.is_dir()):
-            from ..evaluate_run import open_run  # imports torch
+            from ..comparison.evaluate_run import open_run  # imports torch
 
             title = name if len(paths) == 1 else f"{name}/{path.name}"
             opened[path] = Opened(title, *open_run(path, first.rdmf["split"], features=features, device=device))

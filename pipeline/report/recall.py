@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..columns import mean, reached
-from ..intervals import bootstrap_means
-from ..metrics import RECALL_THRESHOLDS
+from ..evaluation.columns import mean, reached
+from ..evaluation.intervals import bootstrap_means
+from ..evaluation.metrics import RECALL_THRESHOLDS
 from .judged import Judged
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...manifests.schema import Moment
-from ..intervals import percentiles, resampled_means
-from ..pairing import Pairs
+from ..evaluation.intervals import percentiles, resampled_means
+from ..evaluation.pairing import Pairs
 from .judged import Judged
 
 REACH = 10

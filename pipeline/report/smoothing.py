@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...manifests.schema import Moment, Query
-from ..intervals import percentiles, resampled_means
+from ..evaluation.intervals import percentiles, resampled_means
 from .judged import Judged, Opened, Say
 
 Interval = tuple[float, float, float]
@@ -137,7 +137,7 @@ def _features(run: Opened, vid: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """Times [T, 2], raw and diffused features [T, D] of a video, as the model has them."""
     import torch
 
-    from ..dataset import read_clips
+    from ..loading.dataset import read_clips
 
     clips = read_clips(run.dataset.features.video, vid)
     values = clips.values[None].to(next(run.model.parameters()).device)

@@ -15,7 +15,7 @@ from rdmf.extract.schedule import extract_store
 from rdmf.manifests.files import write_manifest
 from rdmf.manifests.schema import Finding, Manifest, Moment, Query, Saliency, Video
 from rdmf.pipeline.config import Config, parse_config
-from rdmf.pipeline.repair import Means, RepairReport, repair
+from rdmf.pipeline.stage_one.repair import Means, RepairReport, repair
 
 TOPICS, WIDTH, CLIP_SECONDS = 4, 12, 2.0
 
@@ -203,7 +203,7 @@ class Mendable:
     @staticmethod
     def again(monkeypatch: pytest.MonkeyPatch) -> FileExtraction:
         """What repair extracts with from now on."""
-        monkeypatch.setattr("rdmf.pipeline.repair.extraction_for", lambda *_: FileExtraction())
+        monkeypatch.setattr("rdmf.pipeline.stage_one.repair.extraction_for", lambda *_: FileExtraction())
         FileExtraction.asked.clear()
         return FileExtraction()
 

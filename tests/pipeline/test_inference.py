@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from rdmf.manifests.schema import Query
+from rdmf.pipeline.comparison.controls import CONTROLS, control_predictions, controls_of, guess
 from rdmf.pipeline.config import Config
-from rdmf.pipeline.controls import CONTROLS, control_predictions, controls_of, guess
-from rdmf.pipeline.dataset import Clips, Example, MomentDataset, open_features
 from rdmf.pipeline.inference import KEEP, Found, ask, cut, on_grid, predict_dataset
+from rdmf.pipeline.loading.dataset import Clips, Example, MomentDataset, open_features
+from rdmf.pipeline.loading.resident import ResidentSplit
 from rdmf.pipeline.model import RDMF
-from rdmf.pipeline.resident import ResidentSplit
 
 
 @pytest.fixture

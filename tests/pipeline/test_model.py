@@ -11,9 +11,9 @@ from torch.nn import functional
 from rdmf.fuse import Relevance
 from rdmf.heads.losses import LossWeights, batch_counts
 from rdmf.pipeline.config import Config, load_config, parse_config
-from rdmf.pipeline.dataset import Batch, MomentDataset, collate, open_features
+from rdmf.pipeline.loading.dataset import Batch, MomentDataset, collate, open_features
 from rdmf.pipeline.model import RDMF, borders
-from rdmf.pipeline.objective import loss_of, targets_of
+from rdmf.pipeline.training.objective import loss_of, targets_of
 
 MODELS = sorted((Path(__file__).parents[2] / "configs" / "models").glob("*.yaml"))
 SMALL = [

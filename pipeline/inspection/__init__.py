@@ -1,0 +1,1 @@
+"""Looking into a model: moments drawn, the species of one query followed, learned rates as a dynamical system."""

@@ -1,0 +1,97 @@
+"""Who may train into a folder: one process at a time, a run of its own, or nobody's.
+
+A run that never reached a checkpoint has nothing to lose, so the next command takes its folder over. Any other is gone
+on with (`resume`) by the same settings, or left alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, flat
+from .checkpoint import RunInfo, load_run_info, save_run_info
+
+LOCK = ".lock"
+CHECKPOINTS = ("best.safetensors", "last.safetensors", "result.json")
+OURS = ("run.json", "log.jsonl", "steps.jsonl", "diverged.safetensors", *CHECKPOINTS)
+SAME = ("config", "video_specs", "text_spec", "dataset", "splits", "manifest_sha256")
+"""What a run must have in common with one that goes on with it."""
+
+
+@contextmanager
+def claimed(out: Path, info: RunInfo, resume: bool, on_note: Callable[[str], None]) -> Iterator[None]:
+    """The folder, ready for this run and locked for as long as it takes.
+
+    Raises ValueError where it is somebody else's, another run's, or this one's and `resume` is not given.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give --out another folder")
+    if out.is_dir() and not (out / "run.json").is_file() and any(p.name != LOCK for p in out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no run; give --out another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        for leftover in out.glob(".*.part"):
+            leftover.unlink(missing_ok=True)
+        if not holds_checkpoint(out):
+            if (out / "run.json").is_file():
+                on_note(f"{out} holds a run that ended before its first checkpoint; it is started anew")
+            for name in OURS:
+                (out / name).unlink(missing_ok=True)
+            save_run_info(out, info)
+        elif not resume:
+            raise ValueError(f"{out} holds a run already; give --out another folder, or --resume to go on with it")
+        else:
+            _refuse_another(out, info)
+            (out / "diverged.safetensors").unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Raises ValueError where another process has the folder. The lock goes with the process, however it ends."""
+    with (out / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process trains into {out} at this moment; give --out another folder") from None
+        yield
+
+
+def is_locked(out: Path) -> bool:
+    """Whether a process trains into the folder at this moment."""
+    try:
+        with (out / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def holds_checkpoint(out: Path) -> bool:
+    return any((out / name).is_file() for name in CHECKPOINTS)
+
+
+def _refuse_another(out: Path, info: RunInfo) -> None:
+    there = load_run_info(out)
+    for what in SAME:
+        old, new = getattr(there, what), getattr(info, what)
+        if old != new and old != "":  # older runs say nothing of their annotations
+            raise ValueError(
+                f"{out} holds a run with another {what}: {_difference(old, new)}; "
+                "give --out another folder, or delete it"
+            )
+
+
+def _difference(old: Any, new: Any) -> str:
+    """The first place where two settings differ."""
+    if isinstance(old, Config) and isinstance(new, Config):
+        a, b = flat(old.model_dump()), flat(new.model_dump())
+        key = next(k for k in {**a, **b} if a.get(k) != b.get(k))
+        return f"{key} is {a.get(key)} there, {b.get(key)} here"
+    return f"{old} there, {new} here" if len(f"{old}{new}") < 200 else "they differ"
