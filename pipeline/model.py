@@ -37,6 +37,12 @@ class Output:
     """[B, T], its saliency."""
 
 
+def alike(config: ModelConfig, text_dim: int) -> slice:
+    """The columns of the clips' features that `model.relevance` compares with the sentence's."""
+    first = config.relevance_from or 0
+    return slice(first, first + text_dim)
+
+
 class RDMF(nn.Module):
     """Diffusion, fusion and heads; the part that is trained."""
 
@@ -46,7 +52,7 @@ class RDMF(nn.Module):
         self.clip_times = config.clip_times
         self.project_clips = _projection(video_dim + 2 * config.clip_times, hidden, config.input_dropout)
         self.project_words = _projection(text_dim, hidden, config.input_dropout)
-        self.alike = slice(config.relevance_from or 0, (config.relevance_from or 0) + text_dim)  # columns of clips
+        self.alike = alike(config, text_dim)
         if config.relevance and (
             self.alike.stop > video_dim or (config.relevance_from is None and text_dim < video_dim)
         ):

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from ...heads.proposals import propose
 from ...manifests.schema import Moment
 from ..evaluation.predictions import Prediction
 from ..inference import KEEP, predict_dataset
 from ..loading.dataset import MomentDataset
+from ..loading.likeness import as_wide, likeness
 from ..model import RDMF
 
 GUESSES = ("random", "centre prior", "any moment", "cosine")
@@ -31,7 +31,7 @@ CONTROLS = (*GUESSES, *BROKEN)
 
 def controls_of(dataset: MomentDataset, names: tuple[str, ...] = CONTROLS) -> Iterator[str]:
     """Those of the names that the features allow."""
-    return (name for name in names if name != "cosine" or _as_wide(dataset) is not None)
+    return (name for name in names if name != "cosine" or as_wide(dataset.features) is not None)
 
 
 def control_predictions(
@@ -50,9 +50,9 @@ def guess(name: str, dataset: MomentDataset, seed: int = 0) -> list[Prediction]:
     if name not in GUESSES:
         raise ValueError(f"expected one of the controls {', '.join(CONTROLS)}, got {name!r}")
     if name == "cosine":
-        columns = _as_wide(dataset)
+        columns = as_wide(dataset.features)
         assert columns is not None, "controls_of leaves it out"
-        return [_likeness(dataset, row, columns) for row in range(len(dataset))]
+        return [_alike(dataset, row, columns) for row in range(len(dataset))]
     rng = np.random.default_rng(seed)
     width_s = _median_window_s(dataset)
     happens: dict[str, list[Moment]] = {query.vid: [] for query in dataset.queries}
@@ -80,23 +80,11 @@ def guess(name: str, dataset: MomentDataset, seed: int = 0) -> list[Prediction]:
     return out
 
 
-def _as_wide(dataset: MomentDataset) -> slice | None:
-    """The columns of the first video store whose features are as wide as the sentence's."""
-    first = 0
-    for store in dataset.features.video:
-        if store.spec.dim == dataset.features.text.spec.dim:
-            return slice(first, first + store.spec.dim)
-        first += store.spec.dim
-    return None
-
-
-def _likeness(dataset: MomentDataset, row: int, columns: slice) -> Prediction:
+def _alike(dataset: MomentDataset, row: int, columns: slice) -> Prediction:
     """Saliency is the cosine of a clip's features and the mean of the words'; windows are where it is high."""
     example = dataset[row]
     clips, query = example.clips, example.query
-    saliency = functional.cosine_similarity(
-        clips.values[:, columns], example.words.mean(0, keepdim=True), dim=-1
-    )  # [T]
+    saliency = likeness(example, columns)  # [T]
     proposals = propose(saliency[None], torch.ones(1, len(saliency), dtype=torch.bool), KEEP)
     spans = proposals.spans[0][: max(1, int(proposals.found.sum()))].double().numpy()
     start, end = spans[:, 0] - spans[:, 1] / 2, spans[:, 0] + spans[:, 1] / 2

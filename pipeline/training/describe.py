@@ -13,8 +13,13 @@ import torch
 
 from ..config import Config
 from ..loading.dataset import FeatureSet, MomentDataset
+from ..loading.likeness import told_apart
+from ..model import alike
 from .checkpoint import RunInfo
 from .parallel import World
+
+TELLING = 0.55
+"""Share of pairs of clips that likeness puts in the right order, below which `model.relevance` says next to nothing."""
 
 
 def describe(
@@ -42,7 +47,8 @@ def versions() -> dict[str, str]:
 
 
 def remarks(info: RunInfo, splits: Iterable[MomentDataset]) -> Iterator[str]:
-    """Sentences on queries that are left out and on encoders that know nothing."""
+    """Sentences on queries that are left out and on encoders that know nothing, or nothing of each other."""
+    splits = list(splits)
     for dataset in splits:
         if dataset.missing:
             yield (
@@ -51,6 +57,14 @@ def remarks(info: RunInfo, splits: Iterable[MomentDataset]) -> Iterator[str]:
             )
     if info.random_weights:
         yield f"note: RANDOM encoder weights made the features of {', '.join(info.random_weights)}"
+    if info.config.model.relevance:
+        share = told_apart(splits[0], alike(info.config.model, info.dims[1]))
+        if share < TELLING:
+            yield (
+                f"note: model.relevance compares features that hardly tell a moment's clips from others ({share:.2f} "
+                "of pairs in the right order, 0.5 is chance): are the encoders of one space, and is "
+                "model.relevance_from right?"
+            )
 
 
 def changes(then: RunInfo, now: RunInfo) -> list[str]:

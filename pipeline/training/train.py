@@ -77,11 +77,11 @@ def train(
         feature_set, roles = with_validation(open_features(features, video_stores, text_store), config.training)
         splits = {role: MomentDataset(feature_set, name.split()[0]) for role, name in roles.items()}
         info = describe(features, feature_set, roles, splits["train"], config, command, world)
+        torch.manual_seed(config.training.seed)
+        model = RDMF(config.model, *info.dims).to(world.device)  # what it refuses claims no folder
         if world.first:
             for sentence in remarks(info, splits.values()):
                 on_note(sentence)
-        torch.manual_seed(config.training.seed)
-        model = RDMF(config.model, *info.dims).to(world.device)  # what it refuses claims no folder
         own_draws(world, config.training.seed)
         with claimed(out, info, resume, on_note) if world.first else nullcontext():
             world.told(None)  # nobody goes on before the folder is claimed
