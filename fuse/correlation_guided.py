@@ -19,38 +19,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .adaptive_cross_attention import AdaptiveCrossAttention, heard_by
+from .adaptive_cross_attention import AdaptiveCrossAttention
 from .laplacian import check_prefix, zero_padding
-from .output import Fused
+from .output import Fused, Guidance
 from .prompt_token import PromptToken
 from .token_encoder import PathEncoderLayer, TokenEncoder
 from .transformer import reset, sine_positions
 
 TYPE_SCALE = 0.02  # what marks clips as clips and words as words starts small
-
-
-class Guidance(NamedTuple):
-    """What the attention was and what it was made of."""
-
-    attention: Tensor
-    """[B, T, N + L], mean over layers and heads, dummies first: rows of clips sum to 1, padding is 0."""
-    dummies: Tensor
-    """[B, N, D], encoded with the sentence."""
-    prompts: Tensor
-    """[P, D]"""
-    clips: Tensor
-    """[B, T, D], before they met the words; 0 at padding."""
-    clip_mask: Tensor
-    """bool [B, T]"""
-    words: Tensor
-    """[B, L, D], before they met the clips; 0 at padding."""
-    word_mask: Tensor
-    """bool [B, L]"""
-
-    @property
-    def heard(self) -> Tensor:
-        """[B, T] in [0, 1]: how much attention goes to words, the rest to dummies."""
-        return heard_by(self.attention, self.dummies.shape[1])
 
 
 class Alignment(NamedTuple):

@@ -5,12 +5,35 @@ Dimensions: B sequences, T clips, L words, D hidden.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .correlation_guided import Guidance
+from .adaptive_cross_attention import heard_by
+
+
+class Guidance(NamedTuple):
+    """What CG-DETR's attention was and what it was made of: N dummies, P prompts."""
+
+    attention: Tensor
+    """[B, T, N + L], mean over layers and heads, dummies first: rows of clips sum to 1, padding is 0."""
+    dummies: Tensor
+    """[B, N, D], encoded with the sentence."""
+    prompts: Tensor
+    """[P, D]"""
+    clips: Tensor
+    """[B, T, D], before they met the words; 0 at padding."""
+    clip_mask: Tensor
+    """bool [B, T]"""
+    words: Tensor
+    """[B, L, D], before they met the clips; 0 at padding."""
+    word_mask: Tensor
+    """bool [B, L]"""
+
+    @property
+    def heard(self) -> Tensor:
+        """[B, T] in [0, 1]: how much attention goes to words, the rest to dummies."""
+        return heard_by(self.attention, self.dummies.shape[1])
 
 
 class Fused(NamedTuple):
