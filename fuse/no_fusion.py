@@ -1,4 +1,6 @@
-"""The floor: the block of every fusion, and no sentence. What is found of a moment is then found without a question.
+"""The floor: the block of reaction-diffusion and cross-attention without a sentence.
+
+What is found of a moment is then found without a question.
 
 Dimensions: B sequences, T clips, L words, D hidden.
 """

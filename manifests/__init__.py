@@ -1,7 +1,8 @@
 """Annotations of videos in one normalised form: `dataset(name).read(folder)` gives a Manifest.
 
 `schema` is the form, one module for each dataset's own files reads them, `jsonl` reads the form that most
-tools share and your own data, `files` stores a manifest, `split` carves a validation split, `summary` counts.
+tools share and your own data (`records` checks its values, `labels` says what scores mean). `files` stores a manifest,
+`sealed` its checksum, `split` carves a validation split, `folds` makes others, `summary` counts.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A run, and a video with sentences as the run reads them: encoded, and ready to answer or to trace (trace.py)."""
+    """A run, and a video with sentences as the run reads them: encoded, ready to answer or for inspection/trace.py."""
 
     video: Path
     info: RunInfo

@@ -1,7 +1,7 @@
 """Train and judge every variant of a sweep with every seed, several at once, on feature shards that are only read.
 
 <out>/sweep.json                   the base, the variants, the features
-<out>/<variant>/seed-<s>/          a run like any other (checkpoint.py), and its results on the split (kept_results.py)
+<out>/<variant>/seed-<s>/          a run (training/checkpoint.py) and its results on the split (kept_results.py)
 <out>/table.md, table.json         the numbers of what is finished, written anew whenever a run ends
 <out>/costs.json                   what the variants cost (ablation_costs.py)
 

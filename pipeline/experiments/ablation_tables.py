@@ -1,7 +1,7 @@
 """The tables of an ablation: every variant's numbers over seeds and queries, and its differences from the baseline.
 
-Intervals and p-values are those of seed_intervals.py; differences pair queries, and seeds by their number. The p-values
-of a metric are corrected by Holm's method over the variants. Fractions in, percent in text.
+Intervals and p-values are those of evaluation/seed_intervals.py; differences pair queries, and seeds by their number.
+The p-values of a metric are corrected by Holm's method over the variants. Fractions in, percent in text.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     parameters         numbers that training changes
     flops_per_query    of one answer, on the training query nearest to the mean numbers of clips and words (flops.py)
-    step_seconds       a whole optimisation step (step.py: forward, matching, losses, backward, clip, AdamW) on real
-                       batches of the config's size: the median, and the fastest and slowest. Not in it: reading data,
+    step_seconds       a whole optimisation step (training/step.py: forward, matching, losses, backward, clip, AdamW) on
+                       real batches of the config's size: the median, the fastest and slowest. Not in it: reading data,
                        torch.compile (all models step uncompiled, so that they are alike and nobody waits for it)
     peak_bytes         the most that a step holds beyond what stays: gradients, activations, temporaries, but not the
                        weights, AdamW's means and the batch. On CUDA the allocator's own peak; on the CPU that of the

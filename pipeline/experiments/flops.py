@@ -5,8 +5,8 @@ diffusion are such products, up to 512 clips), and the reaction's arithmetic, wh
 know: M steps, on both species, of every number of a clip. What is not, as is usual: norms, activations, softmax,
 dropout, masks; and temporal diffusion beyond 512 clips, where it is steps or Fourier transforms.
 
-Arithmetic of the reaction is counted by letting kinetics.py and integrate.py run on numbers that count. A backward pass
-takes the steps again and walks back through them (fused_cpu.c).
+Arithmetic of the reaction is counted by letting fuse/kinetics.py and integrate.py run on numbers that count. A backward
+pass takes the steps again and walks back through them (fuse/fused_cpu.c).
 
 Dimensions: B sequences, T clips, D channels.
 """
@@ -82,7 +82,7 @@ _State = tuple[_Number, _Number]
 
 
 class _CountingStepper(NamedTuple):
-    """The parts of a step (integrate.py) as SpeciesStepper takes them; rates are no numbers of the data."""
+    """The parts of a step (fuse/integrate.py) as SpeciesStepper takes them; rates are no numbers of the data."""
 
     kinetics: str
 

@@ -1,6 +1,6 @@
 """The results of a run on a split, kept beside its weights: what was once judged is not judged again.
 
-<run>/per_query.<split>.parquet   what each query scored (see per_query.py), sealed
+<run>/per_query.<split>.parquet   what each query scored (see evaluation/per_query.py), sealed
 <run>/scores.<split>.json         what `rdmf evaluate --json` writes, and the sha256 of the weights and of the table
 
 The scores are written last. Results of other weights, and damaged ones, count as none.

@@ -1,1 +1,6 @@
-"""Looking into a model: moments drawn, the species of one query followed, learned rates as a dynamical system."""
+"""Looking into a model.
+
+figures.py                          moments along a video
+trace.py trace_figure.py            the species of one query, step by step
+stability.py stability_figure.py    learned rates as a dynamical system
+"""

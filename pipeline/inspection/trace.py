@@ -4,7 +4,7 @@
 
 U^M is what the model uses; saliency is read off every U^m by the model's own heads, which learned to read the last one
 alone. `follow` goes on from there with the same rates to times that the model was not trained on, in Euler steps that
-are as small as bounds.py asks of the state at hand, so that what grows there is the equation's doing and no artefact.
+are as small as fuse/bounds.py asks of the state at hand, so that what grows there is the equation's doing.
 
 Steps change a state by a few per cent, so traces are float32; where they would be too large, steps are left out.
 
@@ -45,7 +45,7 @@ ROWS = 121
 LONGEST = 20_000.0
 """Until when a reaction is followed."""
 LARGEST_STEP = 0.25
-"""Of a continuation, where bounds.py allows more: rates are below 1, so that is accurate enough to look at."""
+"""Of a continuation, where fuse/bounds.py allows more: rates are below 1, so that is accurate enough to look at."""
 VARIES = 0.02
 """A channel whose U has a larger standard deviation than this along the clips is no longer level."""
 UNTIL = 500.0
@@ -184,7 +184,7 @@ def follow(trace: Trace, until: float, rows: int = ROWS) -> Trace:
 
 
 def proven_step(kinetics: str, rates: Rates[float], u: Tensor, v: Tensor) -> float:
-    """The largest dt at which one Euler step from this very state has a load of 1 (bounds.py)."""
+    """The largest dt at which one Euler step from this very state has a load of 1 (fuse/bounds.py)."""
     proof = PROOFS[kinetics]
     size, d = (u.abs().max().item(), v.abs().max().item()), (rates.d_video, rates.d_text)
     if proof.swapped:

@@ -1,4 +1,4 @@
-"""The order of an epoch: every query once, in batches of videos about equally long, so that little is padding.
+"""The order of an epoch with `training.bucket`: batches of videos about equally long, so that little is padding.
 
 The queries are shuffled, sorted by length inside chunks of `bucket` batches, cut into batches, and the batches are
 shuffled. Several processes cut every batch between them: together they see what one process would see.

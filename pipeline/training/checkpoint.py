@@ -42,7 +42,7 @@ class RunInfo:
     max_clips: int
     """Clips of the longest training video; longer videos are read in overlapping windows."""
     splits: dict[str, str]
-    """Roles: 'train' and 'validation' -> the split, 'val (carved from train)' where it was made here."""
+    """Roles: 'train' and 'validation' -> the split; 'val (carved: 0.1 of the videos of train)' if it was made here."""
     versions: dict[str, str]
     command: str
     manifest_sha256: str = ""

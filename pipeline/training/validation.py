@@ -1,6 +1,6 @@
 """The split that decides which epoch is kept, and how it is judged. Never test.
 
-The scores are those of the QVHighlights protocol (per_query.py), by the same way of asking that evaluation takes.
+The scores are those of the QVHighlights protocol (evaluation/per_query.py), asked for as evaluation asks.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ import rdmf
 from rdmf.pipeline.config import Config, dump_config, load_config, parse_config
 from rdmf.pipeline.fusion_config import CrossAttentionConfig
 
-CONFIGS = sorted((Path(rdmf.__file__).parent / "configs").glob("*.yaml"))
+SHIPPED = Path(rdmf.__file__).parent / "configs"
+CONFIGS = sorted([*SHIPPED.glob("*.yaml"), *(SHIPPED / "models").glob("*.yaml")])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -18,7 +19,7 @@ def test_every_config_that_ships_is_valid(path):
 
 
 def test_the_paper_s_config_is_the_default():
-    path = CONFIGS[0].parent / "models" / "rdmf_paper.yaml"
+    path = SHIPPED / "models" / "rdmf_paper.yaml"
     assert load_config(path) == Config()
 
 
