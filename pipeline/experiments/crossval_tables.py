@@ -1,9 +1,9 @@
 """The tables of a cross-validation: all folds' test queries pooled, so that every query counts once for each model.
 
-A model's result with one seed is the union of what its runs scored on their folds' test parts. What follows is what an
-ablation and `rdmf compare` do with results (ablation_tables.py, comparison/compare.py), with source videos as the
-units that are resampled: segments of one video lie in one fold and are drawn together. The p-values of a metric are corrected by
-Holm's method over all comparisons. Fractions in, percent in text.
+A model's result with one seed is the union of what its runs scored on their folds' test parts. What follows is what
+an ablation and `rdmf compare` do with results (ablation_tables.py, comparison/compare.py), with source videos as the
+units that are resampled: segments of one video lie in one fold and are drawn together. The p-values of a metric are
+corrected by Holm's method over all comparisons. Fractions in, percent in text.
 """
 
 from __future__ import annotations
