@@ -195,8 +195,9 @@ def _print_plan(plan: Plan) -> None:
 
     states: dict[str, list[str]] = {}
     for run in plan.runs:
-        there = (run.folder / "run.json").is_file()
-        state = "finished" if plan.kept(run) is not None else summarise(run.folder).state if there else "to do"
+        state = summarise(run.folder).state if (run.folder / "run.json").is_file() else "to do"
+        if state == "finished" and plan.kept(run) is None:
+            state = "to judge"
         states.setdefault(run.variant, []).append(f"{run.seed} {state}")
     table(["variant", "seeds"], [[name, ", ".join(seeds)] for name, seeds in states.items()])
     to_do = sum(not state.endswith(" finished") for seeds in states.values() for state in seeds)

@@ -34,7 +34,7 @@ def crossval(
     folds: Annotated[Path | None, typer.Option(help="JSON file of folds. [the plan's]")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value for all models that do not set it; repeatable."),
+        typer.Option("--set", help="section.key=value for all models whose own `set` does not say it; repeatable."),
     ] = None,
     video_store: Annotated[list[str] | None, typer.Option(help="Video store(s) to read, as in `rdmf train`.")] = None,
     text_store: Annotated[str | None, typer.Option(help="Text store to read, likewise.")] = None,
@@ -66,13 +66,13 @@ def crossval(
             raise typer.BadParameter(str(error)) from None
         raise
     try:
-        read = read.part(model or (), seed or ())
+        part = read.part(model or (), seed or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     began = _Clock()
     with goes_on():
         found = cross_validate(
-            read, features, out, workers, scheduler, video_stores=video_store or (), text_store=text_store,
+            read, features, out, workers, scheduler, part=part, video_stores=video_store or (), text_store=text_store,
             device=device, threads=threads, command=shlex.join(["rdmf", *sys.argv[1:]]), costs=cost,
             on_start=began.start, on_end=began.end, on_costs=began.costs,
         )  # fmt: skip
@@ -86,11 +86,11 @@ def crossval(
 class _Clock:
     """A line for every run that ends, and how long the rest will take."""
 
-    def start(self, folds: Folds, done: int, planned: int, at_once: int) -> None:
+    def start(self, folds: Folds, done: int, left: int, at_once: int) -> None:
         self._began, self._done = time.monotonic(), done
         sizes = ", ".join(str(len(groups)) for groups in folds.groups)
         say(f"{len(folds)} folds of {sizes} source videos")
-        say(f"{planned - done} runs to train ({at_once} at once), {done} are there already")
+        say(f"{left} runs to train ({at_once} at once), {done} are there already")
 
     def end(self, at: Progress) -> None:
         from ..pipeline.evaluation.headline import in_percent
@@ -101,10 +101,10 @@ class _Clock:
         else:
             said = "  ".join(f"{n} {v}" for n, v in in_percent(at.results.protocol, at.results.numbers, {}).items())
         left = ""
-        if at.runs > self._done:
-            took = (time.monotonic() - self._began) / (at.runs - self._done)
-            left = f"  ({clock(took * (at.planned_runs - at.runs))} left)"
-        say(f"{at.runs}/{at.planned_runs}  fold {at.task.fold}  {what}  {said}{left}")
+        if at.done > self._done:
+            took = (time.monotonic() - self._began) / (at.done - self._done)
+            left = f"  ({clock(took * at.left)} left)"
+        say(f"{at.done}/{at.done + at.left}  fold {at.task.fold}  {what}  {said}{left}")
 
     def costs(self, models: int) -> None:
         say(f"measuring what {models} model{'s cost, in turn' if models > 1 else ' costs'}")

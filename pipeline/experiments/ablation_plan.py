@@ -19,8 +19,9 @@ from ..config import Config, flat, parse_config
 from ..evaluation.evaluate import Results
 from ..loading.dataset import FeatureSet, MomentDataset, open_features
 from ..loading.memory import free_memory
-from ..model import RDMF
+from ..model import RDMF, alike
 from ..training.checkpoint import load_run_info, read_json
+from ..training.describe import unlike
 from ..training.run_folder import holds_checkpoint
 from ..training.validation import with_validation
 from .kept_results import find_kept
@@ -78,6 +79,8 @@ class Plan:
     """The split that every run's epoch is chosen on."""
     random_weights: tuple[str, ...]
     """Stores that encoders with random weights made."""
+    unlike: tuple[str, ...]
+    """What is to be said of variants that compare features of different spaces."""
     feature_bytes: int
     """That one run holds."""
 
@@ -87,13 +90,18 @@ class Plan:
     @property
     def notes(self) -> list[str]:
         """What to know about all numbers."""
-        notes = []
+        flattered = []
         if self.validation == self.shared.split:
             chosen = self.sweep.base.training.select_by
-            notes.append(f"each run's epoch was chosen on this very split (by {chosen}), which flatters all of them")
+            flattered = [f"each run's epoch was chosen on this very split (by {chosen}), which flatters all of them"]
+        return flattered + self.notes_on_features
+
+    @property
+    def notes_on_features(self) -> list[str]:
+        notes = []
         if self.random_weights:
-            notes.append(f"RANDOM encoder weights made the features of {', '.join(self.random_weights)}")
-        return notes
+            notes = [f"RANDOM encoder weights made the features of {', '.join(self.random_weights)}"]
+        return [*notes, *self.unlike]
 
     def at_once(self, to_do: int) -> int:
         """How many runs of `to_do` the cores and the memory of this machine allow at once; at least one."""
@@ -138,7 +146,9 @@ def prepare(
     shared = Shared(features, tuple(video_stores), text_store, sweep.split, device, threads, command)
     plan = Plan(
         sweep, out, shared, tuple(runs), refused, json.loads(json.dumps(said)), roles["validation"].split()[0],
-        tuple(feature_set.random_weights), _bytes(feature_set, ("train", roles["validation"].split()[0])),
+        tuple(feature_set.random_weights),
+        _unlike([v for v in sweep.variants if v.name not in refused], MomentDataset(feature_set, "train")),
+        _bytes(feature_set, ("train", roles["validation"].split()[0])),
     )  # fmt: skip
     refuse_another(plan)
     return plan
@@ -160,6 +170,12 @@ def _refusal(config: Config, features: FeatureSet) -> str | None:
     except ValueError as error:
         return " ".join(str(error).split())
     return None
+
+
+def _unlike(variants: Sequence[Variant], training: MomentDataset) -> tuple[str, ...]:
+    told, width = [v.config.model for v in variants if v.config.model.relevance], training.features.dims[1]
+    models = {repr(alike(model, width)): model for model in told}
+    return tuple(said for model in models.values() if (said := unlike(model, training)) is not None)
 
 
 def _bytes(features: FeatureSet, splits: Sequence[str]) -> int:

@@ -146,8 +146,10 @@ def tabulate(
     said = list(notes)
     if len(np.unique(videos)) < FEW_VIDEOS:
         said.append(f"fewer than {FEW_VIDEOS} videos: intervals are narrower than they should be")
-    if max(len(of) for of in results.values()) == 1:
-        said.append("one seed each: intervals are about other videos, not about other seeds")
+    if alone := [row.name for row in filled if len(row.seeds) == 1]:
+        all_alone = max(len(of) for of in results.values()) == 1
+        which = "one seed each" if all_alone else f"one seed of {', '.join(alone)}"
+        said.append(f"{which}: intervals are about other videos, not about other seeds")
     ours = first.rdmf
     return AblationTable(
         ours["dataset"], ours["split"], first.protocol, len(videos), len(np.unique(videos)), baseline, tuple(seeds),
@@ -250,7 +252,7 @@ def _number_cells(table: AblationTable, row: Row, between: str) -> list[str]:
     parameters = "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
     seconds = "-" if row.train_seconds is None else f"{row.train_seconds:,.0f} s"
     return [
-        _title(table, row),
+        _title(table, row, row.seeds),
         *numbers,
         parameters,
         *(_cost_cells(row.cost, between) if table.costs_on else ()),
@@ -269,7 +271,8 @@ def _cost_cells(cost: Cost | None, between: str) -> list[str]:
 
 
 def _difference_cells(table: AblationTable, row: Row, between: str) -> list[str]:
-    cells = [_title(table, row)]
+    base = next((each.seeds for each in table.rows if each.name == table.baseline), ())
+    cells = [_title(table, row, [seed for seed in row.seeds if seed in base])]
     for name in table.headings.values():
         number = (row.differences or {}).get(name)
         verdict = "" if number is None else between + number.verdict
@@ -277,8 +280,10 @@ def _difference_cells(table: AblationTable, row: Row, between: str) -> list[str]
     return cells
 
 
-def _title(table: AblationTable, row: Row) -> str:
-    return row.name if len(row.seeds) == len(table.seeds) else f"{row.name} (seeds {', '.join(map(str, row.seeds))})"
+def _title(table: AblationTable, row: Row, seeds: Sequence[int]) -> str:
+    if len(seeds) == len(table.seeds):
+        return row.name
+    return f"{row.name} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
 
 
 def _cell(number: Number | None, fine: str, coarse: str, between: str) -> str:

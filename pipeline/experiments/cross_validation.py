@@ -4,12 +4,13 @@
 <out>/folds.json, folds/fold-<k>/          the folds, and a feature folder for each (fold_features.py)
 <out>/runs/fold-<k>/<model>/trial-<t>/seed-<s>/   a run like any other, and its results on val, and on test if it won
 <out>/costs.json                           what each model costs (ablation_costs.py), if that was asked for
-<out>/table.md, table.json                 the folds that are finished, written anew whenever one is
+<out>/table.md, table.json                 the folds on which all that is asked for is done, written anew with each
 
 On each fold every trial is trained with the first seed; the one with the best validation score is trained with the
 other seeds too, and all these are tested. A fold is finished before the next one begins, as far as there are workers
 free, so that a benchmark that is cut short tells something about every model. What is there is found again by its
-settings: the same command goes on.
+settings: the same command goes on. Where a part of the plan is asked for, the tables have the rest, too, as far as it
+is there on the same folds.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from ..model import RDMF
 from ..training.checkpoint import load_result, write_json
 from ..training.run_folder import locked
 from ..training.tensor_files import publish
+from ..training.validation import deciding
 from .ablation_costs import with_costs
 from .ablation_plan import Plan, prepare
 from .ablation_tables import Row
-from .crossval_plan import CrossvalPlan, Model
+from .crossval_plan import CrossvalPlan, Model, Part
 from .crossval_tables import CrossvalTable, compared, markdown, pooled
 from .crossval_work import Progress, Task, Work
 from .fold_features import judged_queries, write_fold
@@ -47,22 +49,24 @@ def cross_validate(
     workers: str | None = None,
     scheduler: str | None = None,
     *,
+    part: Part | None = None,
     video_stores: Sequence[str] = (),
     text_store: str | None = None,
     device: str = "cpu",
     threads: int = 1,
     command: str = "",
     costs: bool = False,
-    on_start: Callable[[Folds, int, int, int], None] = lambda folds, done, planned, at_once: None,
+    on_start: Callable[[Folds, int, int, int], None] = lambda folds, done, left, at_once: None,
     on_end: Callable[[Progress], None] = lambda progress: None,
     on_costs: Callable[[int], None] = lambda models: None,
 ) -> CrossvalTable:
     """Train and judge what is missing, and tell what there is then. What failed is named in the table.
 
-    workers, scheduler: as in `ablate`. costs: whether to measure what each model costs at the end
-    (ablation_costs.py), with the settings that won first. on_start: the folds, trainings that are there
-    and planned, and how many run at once. Raises ValueError on folds, features and folders that do not fit, and where
-    no fold is finished, OSError where the workers are gone.
+    workers, scheduler: as in `ablate`. part: what is to be trained now; all, where nothing is said.
+    costs: whether to measure what each model costs at the end (ablation_costs.py), with the settings that won first.
+    on_start: the folds, trainings that are there and left, and how many run at once.
+    Raises ValueError on folds, features and folders that do not fit, and where no fold is finished, OSError where the
+    workers are gone.
     """
     features, out = features.absolute(), out.absolute()
     feature_set = open_features(features, video_stores, text_store)
@@ -88,14 +92,14 @@ def cross_validate(
         for each in on_folds:
             each.out.mkdir(parents=True, exist_ok=True)
             write_json(each.out / "sweep.json", each.said)
-        work = Work(plan, on_folds)
+        work = Work(plan, on_folds, part or plan.part())
         work.find()
-        to_do = work.planned_runs - work.runs
+        to_do = work.left
         tell = _Teller(plan, work, out)
         shared = on_folds[0].shared
         with crew(shared, to_do, on_folds[0].at_once, workers, scheduler) if work.waiting else Workers(0) as hands:
             client = hands.client()
-            on_start(folds, work.runs, work.planned_runs, 1 if client is None else min(to_do or 1, hands.parallel))
+            on_start(folds, work.done, to_do, 1 if client is None else min(to_do or 1, hands.parallel))
             for job, failure in do_all(work.next_job, client, 0 if scheduler else hands.parallel):
                 on_end(work.end(job, failure))
                 tell.write_if_more()
@@ -144,6 +148,7 @@ class _Teller:
         plan, work = self.plan, self.work
         results: dict[str, dict[int, Results]] = {}
         rows = []
+        later: dict[str, list[str]] = {}
         for i, model in enumerate(plan.models):
             missing: dict[int, str] = {}
             for seed in plan.seeds:
@@ -151,22 +156,34 @@ class _Teller:
                 whole = [each for each in found.values() if not isinstance(each, str)]
                 if whole and len(whole) == len(found):
                     results.setdefault(model.folder, {})[seed] = pooled(whole)
-                else:
+                elif model.name in work.part.models and seed in work.part.seeds:
                     missing[seed] = "; ".join(f"fold {k}: {why}" for k, why in found.items() if isinstance(why, str))
-            rows.append(self._row(i, model, folds_in, missing))
+                else:
+                    later.setdefault(model.name, []).append(str(seed))
+            if missing or model.folder in results:
+                rows.append(self._row(i, model, folds_in, missing))
         if not results:
             return None
         notes = ["the 'videos' of the intervals are source videos: segments of one are drawn together"]
-        if random := work.folds[0].random_weights:
-            notes.append(f"RANDOM encoder weights made the features of {', '.join(random)}")
+        notes += work.folds[0].notes_on_features
+        if later:
+            said = "; ".join(
+                f"{name}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for name, seeds in later.items()
+            )
+            notes.append(f"not asked for now and not there: {said}")
         table, differences, tests = compared(rows, results, plan.comparisons, plan.seeds, notes)
         return CrossvalTable(
             table, len(work.folds), folds_in, differences, tests,
             {m.name: {k: work.tuned[k, i] for k in range(len(work.folds)) if (k, i) in work.tuned}
-             for i, m in enumerate(plan.models)},
-            {model.name: model.said for model in plan.models}, plan.base.training.select_by, work.runs,
-            work.planned_runs, tuple(work.failures.values()),
+             for i, m in enumerate(plan.models) if m.name in {row.name for row in rows}},
+            {model.name: model.said for model in plan.models}, self._judge(), len(work.trained), work.planned_runs,
+            tuple(work.failures.values()),
         )  # fmt: skip
+
+    def _judge(self) -> str:
+        """The score that chose epochs and trials."""
+        run = next(iter(self.work.trained))
+        return deciding(load_result(run).best, self.plan.base.training.select_by)[0]
 
     def _row(self, number: int, model: Model, folds_in: Sequence[int], missing: dict[int, str]) -> Row:
         tested = [
@@ -202,7 +219,7 @@ def _refuse_another(out: Path) -> None:
 
 def _said(plan: CrossvalPlan, command: str) -> dict[str, object]:
     return {
-        "format": 1, "command": command, "seeds": list(plan.seeds), "baseline": plan.baseline,
+        "format": 1, "command": command, "seeds": list(plan.seeds),
         "comparisons": [list(pair) for pair in plan.comparisons], "base": plan.base.model_dump(),
         "models": {m.name: {"set": m.settings, "trials": list(m.said), "folder": m.folder} for m in plan.models},
     }  # fmt: skip

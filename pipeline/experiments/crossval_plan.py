@@ -4,8 +4,8 @@
     set: {training.epochs: 12}                    for every model
     seeds: [0, 1, 2]                              the first one tunes, all are tested
     folds: 5                                      how many; or a file of folds (manifests/folds.py), seen likewise
-    baseline: cross-attention                     what differences are from [the first model]
-    comparisons: [[ours, theirs]]                 which models are compared [all with the baseline]
+    baseline: cross-attention                     what all others are compared with [the first model]
+    comparisons: [[ours, theirs]]                 which models are compared, in place of that
     models:
       - name: cross-attention
         config: ../models/cross_attention.yaml    laid over the base, as in a sweep (sweep.py)
@@ -18,9 +18,9 @@ A trial is what tuning may choose, for each fold anew. All models have the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -77,6 +77,13 @@ class Model:
     """What each trial sets."""
 
 
+class Part(NamedTuple):
+    """What of a plan is asked for now."""
+
+    models: frozenset[str]
+    seeds: frozenset[int]
+
+
 @dataclass(frozen=True)
 class CrossvalPlan:
     """Everything that is to be trained on each fold."""
@@ -86,11 +93,10 @@ class CrossvalPlan:
     seeds: tuple[int, ...]
     folds: int | Path
     """How many to make, or where they are."""
-    baseline: str
     comparisons: tuple[tuple[str, str], ...]
 
-    def part(self, names: Sequence[str] = (), seeds: Sequence[int] = ()) -> CrossvalPlan:
-        """The plan with these models and seeds alone; the rest may follow in the same folder. Nothing given: all.
+    def part(self, names: Sequence[str] = (), seeds: Sequence[int] = ()) -> Part:
+        """These models and seeds; the rest may follow in the same folder. Nothing given: all.
 
         Raises ValueError for those that it does not have, and where the first seed, which tunes, is left out.
         """
@@ -100,13 +106,7 @@ class CrossvalPlan:
         if seeds and not (len(set(seeds)) == len(seeds) and {self.seeds[0]} <= set(seeds) <= set(self.seeds)):
             said = ", ".join(map(str, self.seeds))
             raise ValueError(f"expected seeds of {said}, each once and {self.seeds[0]} among them, got {list(seeds)}")
-        chosen = set(names or known)
-        return replace(
-            self, models=tuple(model for model in self.models if model.name in chosen),
-            seeds=tuple(seed for seed in self.seeds if not seeds or seed in seeds),
-            baseline=self.baseline if self.baseline in chosen else names[0],
-            comparisons=tuple(pair for pair in self.comparisons if chosen >= set(pair)),
-        )  # fmt: skip
+        return Part(frozenset(names or known), frozenset(seeds or self.seeds))
 
     @property
     def trials(self) -> int:
@@ -140,7 +140,7 @@ def read_plan(path: Path, folds: Path | None = None, overrides: Sequence[str] = 
         """What `set` of a model changes."""
         config = base if file is None else laid_over(base, path.parent / file)
         config = changed(config, settings.set_, f"{path}: set")
-        return changed(changed(config, said_to_all, "--set"), {SEED: 0}, str(path))
+        return changed(changed(config, said_to_all, f"--set{f' on {file}' * (file is not None)}"), {SEED: 0}, str(path))
 
     start = based(None)
     models = tuple(_model(path, start, based(model.config), model) for model in settings.models)
@@ -148,7 +148,7 @@ def read_plan(path: Path, folds: Path | None = None, overrides: Sequence[str] = 
     baseline = settings.baseline or models[0].name
     pairs = settings.comparisons or tuple((m.name, baseline) for m in models if m.name != baseline)
     where = settings.folds if isinstance(settings.folds, int) else path.parent / settings.folds
-    return CrossvalPlan(start, models, settings.seeds, folds or where, baseline, pairs)
+    return CrossvalPlan(start, models, settings.seeds, folds or where, pairs)
 
 
 def _find(path: Path) -> Path:

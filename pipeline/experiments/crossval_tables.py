@@ -25,6 +25,7 @@ from ..evaluation.significance import holm
 from .ablation_tables import AblationTable, Number, Row, cost_method, problems, stacked, tabulate
 
 Pair = tuple[str, str]
+CORRECTION = "Holm over all compared pairs, for each metric and test"
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class CrossvalTable:
     trials: dict[str, tuple[str, ...]]
     """What each trial of each model sets."""
     select_by: str
+    """The score that chose epochs and trials."""
     runs: int
     """Trainings that are finished."""
     planned_runs: int
+    """Of the whole plan."""
     failures: tuple[str, ...]
     """Of trainings, a sentence each."""
 
@@ -68,15 +71,20 @@ class CrossvalTable:
         unfinished = [f"folds {', '.join(map(str, out))} are not finished"] if out else []
         return [*unfinished, *problems(self.numbers), *self.failures]
 
+    def seeds_of(self, *names: str) -> list[int]:
+        """Those that all these models have."""
+        return sorted(set.intersection(*(set(row.seeds) for row in self.numbers.rows if row.name in names)))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": 1, "folds": self.folds, "folds_in": list(self.folds_in), "method": method(self),
             "table": {key: value for key, value in self.numbers.to_json().items() if key != "method"},
             "differences": [
-                {"model": a, "minus": b, "numbers": {n: asdict(d) | {"verdict": d.verdict} for n, d in of.items()}}
+                {"model": a, "minus": b, "seeds": self.seeds_of(a, b),
+                 "numbers": {n: asdict(d) | {"verdict": d.verdict} for n, d in of.items()}}
                 for (a, b), of in self.differences.items()
             ],
-            "tests": [each.to_json() for each in self.tests],
+            "tests": [each.to_json() | {"correction": CORRECTION} for each in self.tests],
             "tuned": {name: {str(k): asdict(found) for k, found in of.items()} for name, of in self.tuned.items()},
             "trials": {name: list(said) for name, said in self.trials.items()}, "select_by": self.select_by,
             "runs": self.runs, "planned_runs": self.planned_runs, "lacking": self.lacking,
@@ -115,18 +123,19 @@ def compared(
     """Numbers, differences and tests of pooled results, by the folders of the rows and by seed."""
     table = tabulate(rows, results, None, seeds, notes)
     folder = {row.name: row.folder for row in rows}
-    ready = [(a, b) for a, b in pairs if results.get(folder[a], {}).keys() & results.get(folder[b], {}).keys()]
+    own = {name: results.get(at, {}).keys() for name, at in folder.items()}
+    ready = [(a, b) for a, b in pairs if own.get(a, set()) & own.get(b, set())]
     differences: dict[Pair, dict[str, Number]] = {}
     for base in dict.fromkeys(b for _, b in ready):
         names = {base, *(a for a, b in ready if b == base)}
-        own = {folder[name]: results[folder[name]] for name in names}
-        found = tabulate([row for row in rows if row.name in names], own, base, seeds)
+        judged = {folder[name]: results[folder[name]] for name in names}
+        found = tabulate([row for row in rows if row.name in names], judged, base, seeds)
         differences |= {(row.name, base): row.differences for row in found.rows if row.differences is not None}
     tests = []
-    for system in dict.fromkeys(a for a, _ in ready):
-        everyone = [system, *(b for a, b in ready if a == system)]
-        first, *others = (System(name, tuple(results[folder[name]].values())) for name in everyone)
-        tests.append(compare(first, others, list(table.headings.values())))
+    for a, b in ready:
+        both = sorted(results[folder[a]].keys() & results[folder[b]].keys())
+        ours, theirs = (System(name, tuple(results[folder[name]][seed] for seed in both)) for name in (a, b))
+        tests.append(compare(ours, [theirs], list(table.headings.values())))
     return table, _corrected({pair: differences[pair] for pair in ready}), _corrected_tests(tests)
 
 
@@ -141,13 +150,17 @@ def tables(found: CrossvalTable) -> list[Shown]:
     ]
     if found.differences:
         cells = [
-            [f"{a} minus\n{b}", *(_difference(of.get(name)) for name in columns.values())]
+            [f"{a} minus\n{b}{_with_seeds(found, a, b)}", *(_difference(of.get(name)) for name in columns.values())]
             for (a, b), of in found.differences.items()
         ]
         shown.append(Shown("differences, for other videos and other seeds", ["difference", *columns], cells))
         stacks = [(each.system, *comparison_text.stacked(each)) for each in found.tests]
         head = ["metric", "model\nagainst", "model's\nother's", *stacks[0][1][3:]]
-        tests = [[row[0], f"{system}\n{row[1]}", *row[2:]] for system, _, body in stacks for row in body]
+        tests = [
+            [row[0], f"{system}\n{row[1]}{_with_seeds(found, system, row[1])}", *row[2:]]
+            for system, _, body in stacks
+            for row in body
+        ]
         shown.append(Shown("paired tests of `rdmf compare`: these models on other videos", head, tests))
     folds = sorted({fold for of in found.tuned.values() for fold in of})
     wins = [[name, *(_tuned(of.get(fold)) for fold in folds)] for name, of in found.tuned.items()]
@@ -227,6 +240,14 @@ def _folds_said(found: CrossvalTable) -> str:
         return f"all {found.folds} folds"
     which = ", ".join(map(str, found.folds_in))
     return f"ONLY fold{'s' * (len(found.folds_in) > 1)} {which} of {found.folds} (counted from 0)"
+
+
+def _with_seeds(found: CrossvalTable, *names: str) -> str:
+    """Which seeds a pair has in common, where these are not all."""
+    both = found.seeds_of(*names)
+    if len(both) == len(found.numbers.seeds):
+        return ""
+    return f"\n(seed{'s' * (len(both) > 1)} {', '.join(map(str, both))})"
 
 
 def _difference(number: Number | None) -> str:

@@ -1,21 +1,23 @@
 """What a cross-validation has done and what is left, in the order in which it is to be done.
 
 All trials of all models on a fold come first; the trial that won is tested, and trained and tested with the other
-seeds, one seed of all models after the other; then comes the next fold. What earlier commands left counts as done.
+seeds, one seed of all models after the other; then comes the next fold. What earlier commands left counts as done. Only
+the part of the plan that is asked for waits; what is there of the rest is found all the same.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ..evaluation.evaluate import Results
 from ..training.checkpoint import load_result
+from ..training.validation import deciding
 from .ablation_plan import Plan, Run
-from .crossval_plan import CrossvalPlan
+from .crossval_plan import CrossvalPlan, Part
 from .crossval_tables import Tuned
 from .kept_results import find_kept
 from .training_jobs import Job
@@ -38,16 +40,17 @@ class Progress(NamedTuple):
     run: Run
     results: Results | str
     """Or why it failed."""
-    runs: int
-    """Trainings that have ended, earlier commands' included."""
-    planned_runs: int
+    done: int
+    """Trainings that were asked for and have ended, earlier commands' included."""
+    left: int
+    """Those that have not."""
 
 
 class Work:
     """What is done and what is to do."""
 
-    def __init__(self, plan: CrossvalPlan, folds: Sequence[Plan]) -> None:
-        self.plan, self.folds = plan, folds
+    def __init__(self, plan: CrossvalPlan, folds: Sequence[Plan], part: Part) -> None:
+        self.plan, self.folds, self.part = plan, folds, part
         self.waiting = [
             Task(fold, 0, model, trial)
             for fold in range(len(folds)) for model in range(len(plan.models)) for trial in range(plan.trials)
@@ -58,34 +61,56 @@ class Work:
         """By fold, model and seed; or why there are none."""
         self.failures: dict[Path, str] = {}
         self.trained: set[Path] = set()
+        self._ended_runs: set[Path] = set()
         self._run = {(fold, run.variant, run.seed): run for fold, each in enumerate(folds) for run in each.runs}
         self._at: dict[Path, Task] = {}
 
     @property
-    def runs(self) -> int:
-        return len(self.trained)
+    def planned_runs(self) -> int:
+        """Of the whole plan."""
+        return len(self.folds) * len(self.plan.models) * (self.plan.trials + len(self.plan.seeds) - 1)
 
     @property
-    def planned_runs(self) -> int:
-        return len(self.folds) * len(self.plan.models) * (self.plan.trials + len(self.plan.seeds) - 1)
+    def done(self) -> int:
+        """Trainings that were asked for and have ended."""
+        return len(self._ended_runs)
+
+    @property
+    def left(self) -> int:
+        """Those that have not: of a model whose trials all failed, none."""
+        left = 0
+        for at in self._asked_at():
+            tuned, more = self.tuned.get(at), len(self.part.seeds) - 1
+            if tuned is None:
+                left += self.plan.trials - len(self.scores.get(at, {})) + more
+            elif tuned.chosen is not None:
+                rounds = (Task(at[0], 1 + n, at[1], tuned.chosen) for n in range(len(self.plan.seeds)))
+                left += sum(self.asked(task) and self.run(task).folder not in self._ended_runs for task in rounds)
+        return left
+
+    def asked(self, task: Task) -> bool:
+        """Whether it is in the part of the plan that is asked for."""
+        return self.plan.models[task.model].name in self.part.models and self._seed(task) in self.part.seeds
 
     def run(self, task: Task) -> Run:
         trial = self.plan.models[task.model].trials[task.trial]
-        return self._run[task.fold, trial.name, self.plan.seeds[max(task.round - 1, 0)]]
+        return self._run[task.fold, trial.name, self._seed(task)]
 
     def find(self) -> None:
-        """Go through what earlier commands left; what is not there waits."""
+        """Go through what earlier commands left; what is asked for and not there waits."""
         lacking = []
         while self.waiting:
             task = heapq.heappop(self.waiting)
             kept = find_kept(self.run(task).folder, _split(task))
             if kept is None:
-                lacking.append(task)
+                lacking += [task] * self.asked(task)
             else:
                 self._ended(task, kept)
         self.waiting = lacking  # popped in order, so they are a heap
 
     def next_job(self) -> Job | None:
+        while self.waiting and not self.asked(self.waiting[0]):
+            heapq.heappop(self.waiting)
         if not self.waiting:
             return None
         task = heapq.heappop(self.waiting)
@@ -99,19 +124,30 @@ class Work:
         if found is None:
             found = f"the workers write to a {job.run.folder} that is not the one here"
         self._ended(task, found)
-        return Progress(task, job.run, found, self.runs, self.planned_runs)
+        return Progress(task, job.run, found, self.done, self.left)
 
     def finished_folds(self) -> tuple[int, ...]:
-        """The folds on which nothing is left to do for any model."""
-        models, seeds = range(len(self.plan.models)), set(self.plan.seeds)
+        """The folds on which nothing is left to do that is asked for."""
 
         def done(at: tuple[int, int]) -> bool:
-            return at in self.tuned and (self.tuned[at].chosen is None or self.results.get(at, {}).keys() >= seeds)
+            seeds = self.results.get(at, {}).keys()
+            return at in self.tuned and (self.tuned[at].chosen is None or seeds >= self.part.seeds)
 
-        return tuple(fold for fold in range(len(self.folds)) if all(done((fold, model)) for model in models))
+        unfinished = {fold for fold, model in self._asked_at() if not done((fold, model))}
+        return tuple(fold for fold in range(len(self.folds)) if fold not in unfinished)
+
+    def _asked_at(self) -> Iterator[tuple[int, int]]:
+        """Fold and model of all that is asked for."""
+        for fold in range(len(self.folds)):
+            yield from ((fold, i) for i, model in enumerate(self.plan.models) if model.name in self.part.models)
+
+    def _seed(self, task: Task) -> int:
+        return self.plan.seeds[max(task.round - 1, 0)]
 
     def _ended(self, task: Task, found: Results | str) -> None:
         run, at = self.run(task), (task.fold, task.model)
+        if self.asked(task):
+            self._ended_runs.add(run.folder)
         if isinstance(found, str):
             self.failures[run.folder] = f"{run.name}, fold {task.fold}: {found}"
         else:
@@ -140,5 +176,4 @@ def _split(task: Task) -> str:
 
 def _score(run: Run) -> float:
     """Of its best epoch on the validation part: what training chose the epoch by."""
-    best = load_result(run.folder).best
-    return best.get(run.config.training.select_by, best.get("HL-mAP", float("-inf")))
+    return deciding(load_result(run.folder).best, run.config.training.select_by)[1]

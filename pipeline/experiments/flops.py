@@ -5,8 +5,7 @@ diffusion are such products, up to 512 clips), and the reaction's arithmetic, wh
 know: M steps, on both species, of every number of a clip. What is not, as is usual: norms, activations, softmax,
 dropout, masks; and temporal diffusion beyond 512 clips, where it is steps or Fourier transforms.
 
-Arithmetic of the reaction is counted by letting fuse/kinetics.py and integrate.py run on numbers that count. A backward
-pass takes the steps again and walks back through them (fuse/fused_cpu.c).
+Arithmetic of the reaction is counted by letting fuse/kinetics.py and integrate.py run on numbers that count.
 
 Dimensions: B sequences, T clips, D channels.
 """
@@ -26,21 +25,12 @@ from ...fuse.reaction_diffusion import ReactionDiffusionFusion
 from ..loading.dataset import Batch
 from ..model import RDMF
 
-LAPLACIAN = 3
-"""X_{i+1} - 2 X_i + X_{i-1}"""
-PARTIALS = {"gray_scott": 6, "gray_scott_substrate": 6, "schnakenberg": 4, "fitzhugh_nagumo": 8}
-"""Of a reaction's derivatives by U, V and its rates; changes of sign are free."""
-ADJOINT = 2 + 2 * LAPLACIAN + 12 + 6 + 8
-"""Of a step back beside them: dt times the gradients, their Laplacians, the new ones, and what the four rates get."""
-
 
 def forward_flops(model: RDMF, batch: Batch) -> int:
     """Of answering the queries of a batch. Leaves the model in evaluation mode."""
     model.eval()
     ops = torch.ops.rdmf
-    counter = FlopCounterMode(
-        display=False, custom_mapping={ops.euler_steps: _euler_steps, ops.euler_steps_back: _euler_steps_back}
-    )
+    counter = FlopCounterMode(display=False, custom_mapping={ops.euler_steps: _euler_steps})
     # Only what is differentiable, and only plain attention, is taken apart into the products that are counted
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(batch.clips, batch.clip_mask, batch.positions, batch.words, batch.word_mask)
@@ -58,11 +48,6 @@ def reaction_flops(kinetics: str, integrator: str = "euler", steps: int = 1) -> 
     species = _Number(count), _Number(count)
     integrate(integrator, _CountingStepper(kinetics), species, steps)
     return count[0]
-
-
-def reaction_flops_back(kinetics: str, steps: int = 1) -> int:
-    """Of the gradient of `steps` Euler steps, for one channel of one clip: all but the last are taken again."""
-    return reaction_flops(kinetics, "euler", steps - 1) + steps * (ADJOINT + PARTIALS[kinetics])
 
 
 class _Number:
@@ -109,9 +94,3 @@ def _euler_steps(
     u: torch.Size, v: Any, rates: Any, lengths: Any, dt: float, steps: int, kinetics: int, *_: Any, **__: Any
 ) -> int:
     return u.numel() * reaction_flops(list(KINETICS)[kinetics], "euler", steps)
-
-
-def _euler_steps_back(
-    u: torch.Size, v: Any, rates: Any, lengths: Any, dt: float, steps: int, kinetics: int, *_: Any, **__: Any
-) -> int:
-    return u.numel() * reaction_flops_back(list(KINETICS)[kinetics], steps)

@@ -62,5 +62,5 @@ def _link(link: Path, store: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink() and Path(os.readlink(link)) != store:
         link.unlink()  # the features were moved
-    if not link.is_symlink():
+    if not link.exists():  # a copy in its place, of a folder that was copied with what links lead to, does as well
         link.symlink_to(store, target_is_directory=True)

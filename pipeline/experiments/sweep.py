@@ -131,7 +131,7 @@ def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = 
         """What `set` of a variant changes."""
         config = start if file is None else laid_over(start, path.parent / file)
         config = changed(config, settings.set_, f"{path}: set")
-        return changed(changed(config, said_to_all, "--set"), {SEED: 0}, str(path))
+        return changed(changed(config, said_to_all, f"--set{f' on {file}' * (file is not None)}"), {SEED: 0}, str(path))
 
     bases = {file: based(file) for file in (None, *dict.fromkeys(v.config for v in settings.variants))}
     points = [_variant(path, bases[file], name, said) for name, file, said in _points(path, settings)]

@@ -112,11 +112,14 @@ def do_all(next_job: Callable[[], Job | None], client: Client | None, parallel: 
 def crew(
     shared: Shared, to_do: int, at_once: Callable[[int], int], workers: str | None, scheduler: str | None
 ) -> Workers:
-    """Processes for `to_do` jobs: those asked for, else one for each GPU, else as many as `at_once` allows."""
+    """Processes for `to_do` trainings (0: some are to be judged alone).
+
+    Those asked for, else one for each GPU, else as many as `at_once` allows.
+    """
     if scheduler is not None or workers not in (None, "auto"):
         return Workers.parse(None if workers == "auto" else workers, scheduler)
     if gpus := visible_gpus(shared.device):
-        return Workers(gpus=gpus[:to_do])
+        return Workers(gpus=gpus[: max(1, to_do)])
     return Workers(1 if shared.device.startswith("cuda") else at_once(to_do))
 
 

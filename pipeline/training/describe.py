@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import Config
+from ..config import Config, ModelConfig
 from ..loading.dataset import FeatureSet, MomentDataset
 from ..loading.likeness import told_apart
 from ..model import alike
@@ -57,14 +57,21 @@ def remarks(info: RunInfo, splits: Iterable[MomentDataset]) -> Iterator[str]:
             )
     if info.random_weights:
         yield f"note: RANDOM encoder weights made the features of {', '.join(info.random_weights)}"
-    if info.config.model.relevance:
-        share = told_apart(splits[0], alike(info.config.model, info.dims[1]))
-        if share < TELLING:
-            yield (
-                f"note: model.relevance compares features that hardly tell a moment's clips from others ({share:.2f} "
-                "of pairs in the right order, 0.5 is chance): are the encoders of one space, and is "
-                "model.relevance_from right?"
-            )
+    if (said := unlike(info.config.model, splits[0])) is not None:
+        yield f"note: {said}"
+
+
+def unlike(model: ModelConfig, training: MomentDataset) -> str | None:
+    """A sentence, where `model.relevance` compares encoders that have nothing in common, as far as training shows."""
+    if not model.relevance:
+        return None
+    share = told_apart(training, alike(model, training.features.dims[1]))
+    if not share < TELLING:
+        return None
+    return (
+        f"model.relevance compares features that hardly tell a moment's clips from others ({share:.2f} of pairs in the "
+        "right order, 0.5 is chance): are the encoders of one space, and is model.relevance_from right?"
+    )
 
 
 def changes(then: RunInfo, now: RunInfo) -> list[str]:

@@ -42,7 +42,7 @@ from .run_folder import claimed
 from .step import Reading, Step, compiles
 from .tensor_files import write_tensors
 from .training_log import TrainingLog, summary_writer
-from .validation import validate, with_validation
+from .validation import deciding, validate, with_validation
 
 __all__ = ["Diverged", "Progress", "TrainResult", "train", "validate", "with_validation"]
 
@@ -167,7 +167,7 @@ class _Run:
         model = self.step.averaged
         scores = validate(model, self.validation.dataset, self.config, self.info.max_clips, self.validation)
         self.model.train()
-        score = scores.get(self.config.training.select_by, scores.get("HL-mAP", float("-inf")))
+        _, score = deciding(scores, self.config.training.select_by)
         best = score > self.best.score or epoch == self.best.epoch  # the latter: killed between the two files
         if best:
             self.best = Best(epoch, score, scores)

@@ -5,6 +5,8 @@ The scores are those of the QVHighlights protocol (evaluation/per_query.py), ask
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ...manifests.split import carve_validation
@@ -26,6 +28,12 @@ def with_validation(features: FeatureSet, training: TrainingConfig) -> tuple[Fea
     carved = carve_validation(manifest, training.validation, seed=0, target="val")
     share = f"val (carved: {training.validation:g} of the videos of train)"
     return FeatureSet(carved, features.video, features.text), {"train": "train", "validation": share}
+
+
+def deciding(scores: Mapping[str, float], select_by: str) -> tuple[str, float]:
+    """Which of the scores of `validate` decides, and its value: `select_by`, or HL-mAP where there are no moments."""
+    name = select_by if select_by in scores else "HL-mAP"
+    return name, scores.get(name, float("-inf"))
 
 
 def validate(

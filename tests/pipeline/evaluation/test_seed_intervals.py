@@ -48,7 +48,7 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says(of_seed):
         holds += bool(found.low[0] <= 0 <= found.high[0])
         low, high = bootstrap_means(values.mean(0), vid, 200, trial)
         queries_alone += bool(low[0] <= 0 <= high[0])
-    assert holds / trials > 0.91  # 0.945 less three standard errors
+    assert 0.91 < holds / trials < 0.985  # 0.945 less three standard errors; noise counts twice, so more than 0.95
     if of_seed == 0.15:
         assert queries_alone / trials < 0.7  # what comes of leaving the seeds out
 

@@ -64,7 +64,9 @@ def test_numbers_are_the_means_over_seeds_and_differences_the_means_of_pairs(fou
 def test_p_values_are_corrected_over_the_variants(found):
     rows = [row for row in found[1].rows if row.differences]
     p, corrected = ([getattr(row.differences["mIoU"], key) for row in rows] for key in ("p", "p_holm"))
-    assert min(corrected) == pytest.approx(2 * min(p))
+    assert min(p) > 0
+    assert min(corrected) == pytest.approx(2 * min(p), rel=1e-9, abs=0)
+    assert max(corrected) == pytest.approx(max(p), rel=1e-9, abs=0)
 
 
 def test_what_is_missing_is_said_and_the_json_is_json(found):
@@ -103,7 +105,17 @@ def test_costs_are_columns_where_they_were_measured_and_a_dash_where_not(found):
     assert json.loads(json.dumps(costly.to_json(), allow_nan=False))["rows"][0]["cost"]["peak_bytes"] == 188_000_000
 
 
-def test_one_seed_and_few_videos_are_said():
-    table = tabulate([Row("a", "a", {})], {"a": {0: judged(0, 0)}}, "a", (0,))
-    assert any("one seed" in note for note in table.notes)
+def test_one_seed_and_few_videos_are_said(monkeypatch):
+    one, two = {0: judged(0, 0)}, {0: judged(0, 0), 1: judged(0, 1)}
+    table = tabulate([Row("a", "a", {})], {"a": one}, "a", (0,))
+    assert table.notes == ("one seed each: intervals are about other videos, not about other seeds",)
     assert stacked_differences(table)[1] == []
+    monkeypatch.setitem(globals(), "VIDEOS", 29)
+    few = tabulate([Row("a", "a", {})], {"a": {seed: judged(0, seed) for seed in range(2)}}, "a", (0, 1))
+    assert few.notes == ("fewer than 30 videos: intervals are narrower than they should be",)
+    monkeypatch.undo()
+    mixed = tabulate([Row("a", "a", {}), Row("b", "b", {})], {"a": one, "b": two}, "b", (0, 1))
+    assert mixed.notes == ("one seed of a: intervals are about other videos, not about other seeds",)
+    assert stacked_differences(mixed)[1][0][0] == "a (seed 0)"
+    turned = tabulate([Row("a", "a", {}), Row("b", "b", {})], {"a": one, "b": two}, "a", (0, 1))
+    assert stacked_differences(turned)[1][0][0] == "b (seed 0)"  # the difference is over what both have

@@ -65,6 +65,22 @@ def test_json_on_standard_output_is_alone_there_and_is_the_file(rdmf, command, t
     assert "w/o TD minus" in ran.err
 
 
+def test_a_part_now_and_the_rest_later_are_the_whole(rdmf, command, tmp_path):
+    whole = rdmf(*command)
+    some = [tmp_path / "parts" if each == tmp_path / "out" else each for each in command]
+    part = rdmf(*some, "--model", "w/o TD", "--seed", 0)
+    assert part.code == 0
+    assert "2 runs to train (1 at once), 0 are there already" in part.err
+    assert "not asked for now and not there: full, seed 0" in part.err
+    rest = rdmf(*some)
+    assert "2 runs to train (1 at once), 2 are there already" in rest.err
+    assert [_without_seconds(ran.out) for ran in (rest,)] == [_without_seconds(whole.out)]
+
+
+def _without_seconds(text: str) -> list[str]:
+    return [line for line in text.splitlines() if " s " not in line]
+
+
 def test_what_failed_is_named_and_the_exit_code_is_1(rdmf, command, tmp_path):
     wild = "  - {name: wild, set: {training.lr: 1.0e+30, training.gradient_clip: 1.0e+30}}\n"
     (tmp_path / "plan.yaml").write_text(PLAN + wild)
@@ -95,6 +111,8 @@ def test_costs_are_measured_once_and_shown_with_each_model(rdmf, command, tmp_pa
         (["--folds", "gone.json"], 1, "no file of folds gone.json"),
         (["--text-store", "gone"], 1, "'gone'"),
         (["--set", "training.epochs=0"], 2, "training.epochs"),
+        (["--model", "w/o"], 2, "expected models of full; w/o TD, got 'w/o'"),
+        (["--seed", "1"], 2, "expected seeds of 0"),
     ],
 )
 def test_wrong_options_are_named_and_leave_no_folder(rdmf, command, tmp_path, more, code, said):

@@ -43,9 +43,9 @@ def test_models_trials_and_what_everybody_shares(tmp_path):
 def test_everything_is_compared_with_the_baseline_unless_comparisons_are_named(tmp_path):
     third = {"name": "third", "set": {"model.hidden": 64}}
     plan = read_plan(write(tmp_path, [CA, RD, third], baseline="rd"))
-    assert (plan.baseline, plan.comparisons) == ("rd", (("cross attention", "rd"), ("third", "rd")))
+    assert plan.comparisons == (("cross attention", "rd"), ("third", "rd"))
     plan = read_plan(write(tmp_path, [CA, RD, third], comparisons=[["third", "rd"]]))
-    assert (plan.baseline, plan.comparisons) == ("cross attention", (("third", "rd"),))
+    assert plan.comparisons == (("third", "rd"),)
 
 
 def test_a_models_config_file_is_laid_over_the_base_and_what_is_set_goes_over_it(tmp_path):
@@ -121,14 +121,10 @@ def test_a_seed_for_all_is_refused_where_plans_have_their_own(tmp_path):
         read_plan(write(tmp_path, [RD]), overrides=["training.seed=3"])
 
 
-def test_a_part_of_a_plan_has_its_models_seeds_and_comparisons(tmp_path):
-    sections = {"seeds": [4, 1, 2], "baseline": "rd", "comparisons": [["a", "rd"], ["b", "a"]]}
-    plan = read_plan(write(tmp_path, [RD, {"name": "a"}, {"name": "b"}], **sections))
-    assert plan.part() == plan
-    some = plan.part(["b", "a"], [2, 4])
-    assert [model.name for model in some.models] == ["a", "b"]
-    assert (some.seeds, some.baseline, some.comparisons) == ((4, 2), "b", (("b", "a"),))
-    assert some.base == plan.base
+def test_a_part_of_a_plan_is_of_its_models_and_seeds(tmp_path):
+    plan = read_plan(write(tmp_path, [RD, {"name": "a"}, {"name": "b"}], seeds=[4, 1, 2]))
+    assert plan.part() == ({"rd", "a", "b"}, {4, 1, 2})
+    assert plan.part(["b", "a"], [2, 4]) == ({"a", "b"}, {4, 2})
     for names, seeds, said in (
         (["c"], [], "models of rd; a; b, got 'c'"),
         ([], [1], "4 among them"),

@@ -11,10 +11,8 @@ from rdmf.fuse.rates import Rates
 from rdmf.pipeline.config import parse_config
 from rdmf.pipeline.experiments.flops import (
     _euler_steps,
-    _euler_steps_back,
     forward_flops,
     reaction_flops,
-    reaction_flops_back,
 )
 from rdmf.pipeline.loading.dataset import Batch
 from rdmf.pipeline.model import RDMF
@@ -52,17 +50,12 @@ def test_a_step_is_the_reaction_two_laplacians_and_the_sums_around_them(kinetics
     assert reaction_flops(kinetics, "imex") == operations + 2 * 2 + 2
 
 
-def test_the_counter_of_torch_counts_the_fused_pass_forward_and_back_by_these_formulas():
-    u, v = torch.rand(2, CLIPS, 3, requires_grad=True), torch.rand(2, 1, 3)
+def test_the_counter_of_torch_counts_the_fused_pass_by_this_formula():
+    u, v = torch.rand(2, CLIPS, 3), torch.rand(2, 1, 3)
     rates = Rates(*(torch.tensor(rate) for rate in (0.2, 0.1, 0.04, 0.06)))
-    mapping = {torch.ops.rdmf.euler_steps: _euler_steps, torch.ops.rdmf.euler_steps_back: _euler_steps_back}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        fused_euler(u, v, torch.ones(2, CLIPS, dtype=torch.bool), rates, 0.1, 4, text=False)[0].sum().backward()
-    found = counter.get_flop_counts()["Global"]
-    numbers = 2 * CLIPS * 3
-    assert found[torch.ops.rdmf.euler_steps] == numbers * 4 * 21
-    assert found[torch.ops.rdmf.euler_steps_back] == numbers * reaction_flops_back("gray_scott", 4)
-    assert reaction_flops_back("gray_scott", 4) > 2 * reaction_flops("gray_scott", steps=4) - 21
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.rdmf.euler_steps: _euler_steps}) as counter:
+        fused_euler(u, v, torch.ones(2, CLIPS, dtype=torch.bool), rates, 0.1, 4, text=False)
+    assert counter.get_flop_counts()["Global"][torch.ops.rdmf.euler_steps] == 2 * CLIPS * 3 * 4 * 21
 
 
 def test_more_steps_of_reaction_cost_what_they_take_and_more_steps_of_diffusion_nothing():
