@@ -148,9 +148,10 @@ class _Teller:
         plan, work = self.plan, self.work
         results: dict[str, dict[int, Results]] = {}
         rows = []
-        later: dict[str, list[str]] = {}
+        later: dict[str, list[str]] = {}  # seeds -> the models that lack them
         for i, model in enumerate(plan.models):
             missing: dict[int, str] = {}
+            unasked: list[str] = []
             for seed in plan.seeds:
                 found = {fold: work.results.get((fold, i), {}).get(seed, "no trial was trained") for fold in folds_in}
                 whole = [each for each in found.values() if not isinstance(each, str)]
@@ -159,7 +160,9 @@ class _Teller:
                 elif model.name in work.part.models and seed in work.part.seeds:
                     missing[seed] = "; ".join(f"fold {k}: {why}" for k, why in found.items() if isinstance(why, str))
                 else:
-                    later.setdefault(model.name, []).append(str(seed))
+                    unasked.append(str(seed))
+            if unasked:
+                later.setdefault(f"(seed{'s' * (len(unasked) > 1)} {', '.join(unasked)})", []).append(model.name)
             if missing or model.folder in results:
                 rows.append(self._row(i, model, folds_in, missing))
         if not results:
@@ -167,17 +170,16 @@ class _Teller:
         notes = ["the 'videos' of the intervals are source videos: segments of one are drawn together"]
         notes += work.folds[0].notes_on_features
         if later:
-            said = "; ".join(
-                f"{name}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for name, seeds in later.items()
-            )
+            said = "; ".join(f"{'; '.join(names)} {seeds}" for seeds, names in later.items())
             notes.append(f"not asked for now and not there: {said}")
+        told = {row.name for row in rows}
         table, differences, tests = compared(rows, results, plan.comparisons, plan.seeds, notes)
         return CrossvalTable(
             table, len(work.folds), folds_in, differences, tests,
             {m.name: {k: work.tuned[k, i] for k in range(len(work.folds)) if (k, i) in work.tuned}
-             for i, m in enumerate(plan.models) if m.name in {row.name for row in rows}},
-            {model.name: model.said for model in plan.models}, self._judge(), len(work.trained), work.planned_runs,
-            tuple(work.failures.values()),
+             for i, m in enumerate(plan.models) if m.name in told},
+            {model.name: model.said for model in plan.models if model.name in told}, self._judge(),
+            len(work.trained), work.planned_runs, tuple(work.failures.values()),
         )  # fmt: skip
 
     def _judge(self) -> str:

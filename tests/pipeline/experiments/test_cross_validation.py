@@ -198,7 +198,7 @@ def test_a_part_is_trained_alone_and_told_beside_what_is_there(bench, features, 
     assert of_lone.difference == pytest.approx(part.differences["lone", "ca"]["mIoU"].value)  # over the seed of both
     assert of_rd.difference == pytest.approx(part.differences["r/d", "ca"]["mIoU"].value)
     assert part.lacking == []
-    assert any("not asked for now and not there: lone, seed 1" in note for note in part.numbers.notes)
+    assert any("not asked for now and not there: lone (seed 1)" in note for note in part.numbers.notes)
     assert any(note.startswith("one seed of lone: ") for note in part.numbers.notes)
     assert (part.runs, part.planned_runs) == (16, 18)
     before = weights(tmp_path / "out")
