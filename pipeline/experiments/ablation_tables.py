@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .cost import Cost
 
 
+Key = TypeVar("Key")
 COSTS = ("FLOPs/query", "step", "memory")
 """Headings of what Cost adds."""
 
@@ -141,8 +142,8 @@ def tabulate(
                 comparable[row.folder] = _numbers(names, estimate(paired, videos))
             row = replace(row, differences=comparable[row.folder])
         filled.append(row)
-    corrected = _corrected(comparable)
-    filled = [row if row.differences is None else replace(row, differences=corrected[row.folder]) for row in filled]
+    told = corrected(comparable)
+    filled = [row if row.differences is None else replace(row, differences=told[row.folder]) for row in filled]
     said = list(notes)
     if len(np.unique(videos)) < FEW_VIDEOS:
         said.append(f"fewer than {FEW_VIDEOS} videos: intervals are narrower than they should be")
@@ -161,13 +162,13 @@ def stacked(table: AblationTable) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the numbers for a terminal, each interval under its number."""
     costs = COSTS if table.costs_on else ()
     head = ["variant", *table.headings, "weights", *costs, "training"]
-    return head, [_number_cells(table, row, "\n") for row in table.rows if row.numbers is not None]
+    return head, [_number_cells(table, row) for row in table.rows if row.numbers is not None]
 
 
 def stacked_differences(table: AblationTable) -> tuple[list[str], list[list[str]]]:
     """The same of the differences from the baseline, each verdict under its interval."""
     head = [f"minus {table.baseline}", *table.headings]
-    return head, [_difference_cells(table, row, "\n") for row in table.rows if row.differences is not None]
+    return head, [_difference_cells(table, row) for row in table.rows if row.differences is not None]
 
 
 def method(table: AblationTable) -> str:
@@ -200,22 +201,20 @@ def cost_method(table: AblationTable) -> str:
 
 def markdown(table: AblationTable) -> str:
     """Tables, method and notes as a Markdown document."""
-
-    def lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-        rule = ["---", *["---:"] * (len(head) - 1)]
-        return "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (head, rule, *body)
-        )
-
-    compared = [_difference_cells(table, row, " ") for row in table.rows if row.differences is not None]
-    parts = [
-        lines(stacked(table)[0], [_number_cells(table, row, " ") for row in table.rows if row.numbers is not None])
-    ]
-    parts += [lines(stacked_differences(table)[0], compared)] if compared else []
+    parts = [markdown_table(*stacked(table))]
+    if any(row.differences is not None for row in table.rows):
+        parts.append(markdown_table(*stacked_differences(table)))
     parts.append(method(table))
     if notes := [*table.notes, *problems(table)]:
         parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of text; what stands in several lines of a cell comes in one."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    cells = ([cell.replace("\n", " ").replace("|", "\\|") for cell in row] for row in (head, rule, *body))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def problems(table: AblationTable) -> list[str]:
@@ -237,46 +236,46 @@ def _numbers(names: Sequence[str], found: Estimates) -> dict[str, Number]:
     }  # fmt: skip
 
 
-def _corrected(differences: Mapping[str, dict[str, Number]]) -> dict[str, dict[str, Number]]:
-    """With p-values corrected over the variants, for each metric."""
-    out: dict[str, dict[str, Number]] = {folder: {} for folder in differences}
+def corrected(differences: Mapping[Key, dict[str, Number]]) -> dict[Key, dict[str, Number]]:
+    """With the p-values of each metric corrected over all that was compared."""
+    out: dict[Key, dict[str, Number]] = {key: {} for key in differences}
     for name in dict.fromkeys(name for of in differences.values() for name in of):
-        family = {folder: of[name] for folder, of in differences.items() if name in of}
-        for (folder, number), p in zip(family.items(), holm([each.p for each in family.values()]), strict=True):
-            out[folder][name] = replace(number, p_holm=p)
+        family = {key: of[name] for key, of in differences.items() if name in of}
+        for (key, number), p in zip(family.items(), holm([each.p for each in family.values()]), strict=True):
+            out[key][name] = replace(number, p_holm=p)
     return out
 
 
-def _number_cells(table: AblationTable, row: Row, between: str) -> list[str]:
-    numbers = [_cell((row.numbers or {}).get(name), ".2f", ".1f", between) for name in table.headings.values()]
+def _number_cells(table: AblationTable, row: Row) -> list[str]:
+    numbers = [_cell((row.numbers or {}).get(name), ".2f", ".1f") for name in table.headings.values()]
     parameters = "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
     seconds = "-" if row.train_seconds is None else f"{row.train_seconds:,.0f} s"
     return [
         _title(table, row, row.seeds),
         *numbers,
         parameters,
-        *(_cost_cells(row.cost, between) if table.costs_on else ()),
+        *(_cost_cells(row.cost) if table.costs_on else ()),
         seconds,
     ]
 
 
-def _cost_cells(cost: Cost | None, between: str) -> list[str]:
+def _cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["-"] * len(COSTS)
     median, *ends = (f"{1e3 * s:,.{1 if cost.step_seconds < 0.1 else 0}f}" for s in (
         cost.step_seconds, cost.step_fastest, cost.step_slowest,
     ))  # fmt: skip
     flops = f"{cost.flops_per_query / 1e9:,.3g} G"
-    return [flops, f"{median} ms{between}[{', '.join(ends)}]", f"{cost.peak_bytes / 1e6:,.0f} MB"]
+    return [flops, f"{median} ms\n[{', '.join(ends)}]", f"{cost.peak_bytes / 1e6:,.0f} MB"]
 
 
-def _difference_cells(table: AblationTable, row: Row, between: str) -> list[str]:
+def _difference_cells(table: AblationTable, row: Row) -> list[str]:
     base = next((each.seeds for each in table.rows if each.name == table.baseline), ())
     cells = [_title(table, row, [seed for seed in row.seeds if seed in base])]
     for name in table.headings.values():
         number = (row.differences or {}).get(name)
-        verdict = "" if number is None else between + number.verdict
-        cells.append(_cell(number, "+.2f", "+.1f", between) + verdict)
+        verdict = "" if number is None else f"\n{number.verdict}"
+        cells.append(_cell(number, "+.2f", "+.1f") + verdict)
     return cells
 
 
@@ -286,10 +285,10 @@ def _title(table: AblationTable, row: Row, seeds: Sequence[int]) -> str:
     return f"{row.name} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
 
 
-def _cell(number: Number | None, fine: str, coarse: str, between: str) -> str:
+def _cell(number: Number | None, fine: str, coarse: str) -> str:
     if number is None:
         return "-"
     text = f"{100 * number.value:{fine}}"
     if number.low is None or number.high is None:
         return text
-    return f"{text}{between}[{100 * number.low:{coarse}}, {100 * number.high:{coarse}}]"
+    return f"{text}\n[{100 * number.low:{coarse}}, {100 * number.high:{coarse}}]"

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field
 
-from ..config import Config, Settings, flat, load_config, parse_config
+from ..config import Config, Settings, flat
 from .ablation_plan import difference
-from .sweep import CONFIGS, OURS, SEED, Sweep, Variant, changed, laid_over, parsed_override, read_yaml, slug
+from .sweep import CONFIGS, OURS, SEED, Seeds, Sweep, Variant, changed, configs_of, read_settings, slug
 
 READY = CONFIGS / "benchmarks"
 """The plans that come with rdmf; a name alone finds them."""
@@ -49,18 +49,11 @@ class CrossvalSettings(Settings):
 
     base: str | dict[str, Any] = Field(default={})
     set_: dict[str, Any] = Field(default={}, alias="set")
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     folds: int | str = 5
     baseline: str | None = None
     comparisons: tuple[tuple[str, str], ...] = ()
     models: tuple[ModelSettings, ...]
-
-    @field_validator("seeds")
-    @classmethod
-    def _are_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-            raise ValueError("expected different seeds >= 0, at least one")
-        return seeds
 
 
 @dataclass(frozen=True)
@@ -127,21 +120,8 @@ def read_plan(path: Path, folds: Path | None = None, overrides: Sequence[str] = 
     Raises ValueError naming what does not fit.
     """
     path = _find(path)
-    settings = _settings(path)
-    if isinstance(settings.base, str):
-        base = load_config(path.parent / settings.base)
-    else:
-        base = parse_config(settings.base, f"{path}: base")
-    said_to_all = dict(map(parsed_override, overrides))
-    if SEED in said_to_all:
-        raise ValueError(f"{path}: expected seeds under `seeds`, got --set {SEED}")
-
-    def based(file: str | None) -> Config:
-        """What `set` of a model changes."""
-        config = base if file is None else laid_over(base, path.parent / file)
-        config = changed(config, settings.set_, f"{path}: set")
-        return changed(changed(config, said_to_all, f"--set{f' on {file}' * (file is not None)}"), {SEED: 0}, str(path))
-
+    settings = read_settings(path, CrossvalSettings)
+    based = configs_of(path, settings.base, settings.set_, overrides)
     start = based(None)
     models = tuple(_model(path, start, based(model.config), model) for model in settings.models)
     _check(path, settings, models)
@@ -159,14 +139,6 @@ def _find(path: Path) -> Path:
         return ready
     names = ", ".join(sorted(each.stem for each in READY.glob("*.yaml")))
     raise ValueError(f"expected the file of a benchmark's plan, or one of {names}; got {str(path)!r}")
-
-
-def _settings(path: Path) -> CrossvalSettings:
-    try:
-        return CrossvalSettings.model_validate(read_yaml(path))
-    except ValidationError as error:
-        said = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path}: {'; '.join(dict.fromkeys(said))}") from None
 
 
 def _model(path: Path, start: Config, base: Config, model: ModelSettings) -> Model:

@@ -22,7 +22,17 @@ from ..evaluation import remarks
 from ..evaluation.evaluate import Results
 from ..evaluation.official import official_numbers
 from ..evaluation.significance import holm
-from .ablation_tables import AblationTable, Number, Row, cost_method, problems, stacked, tabulate
+from .ablation_tables import (
+    AblationTable,
+    Number,
+    Row,
+    corrected,
+    cost_method,
+    markdown_table,
+    problems,
+    stacked,
+    tabulate,
+)
 
 Pair = tuple[str, str]
 CORRECTION = "Holm over all compared pairs, for each metric and test"
@@ -136,7 +146,7 @@ def compared(
         both = sorted(results[folder[a]].keys() & results[folder[b]].keys())
         ours, theirs = (System(name, tuple(results[folder[name]][seed] for seed in both)) for name in (a, b))
         tests.append(compare(ours, [theirs], list(table.headings.values())))
-    return table, _corrected({pair: differences[pair] for pair in ready}), _corrected_tests(tests)
+    return table, corrected({pair: differences[pair] for pair in ready}), _corrected_tests(tests)
 
 
 def tables(found: CrossvalTable) -> list[Shown]:
@@ -171,14 +181,7 @@ def tables(found: CrossvalTable) -> list[Shown]:
 
 def markdown(found: CrossvalTable) -> str:
     """Tables, method, tests in sentences, and what is lacking, as a Markdown document."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in cells) + " |"
-
-    parts = []
-    for title, head, body in tables(found):
-        rule = ["---", *["---:"] * (len(head) - 1)]
-        parts.append(f"**{title[0].upper()}{title[1:]}**\n\n" + "\n".join(map(line, (head, rule, *body))))
+    parts = [f"**{s.title[0].upper()}{s.title[1:]}**\n\n{markdown_table(s.head, s.body)}" for s in tables(found)]
     parts.append("\n".join(f"- {said}" for said in trials_said(found)))
     parts.append(method(found))
     if said := [f"- {each.sentence(test)}" for each in found.tests for test in each.tests]:
@@ -213,15 +216,6 @@ def method(found: CrossvalTable) -> str:
         "query by query and are corrected over the same pairs. Weights: the learned numbers; training: a run's "
         f"seconds, mean over runs.{cost_method(table)}"
     )
-
-
-def _corrected(differences: dict[Pair, dict[str, Number]]) -> dict[Pair, dict[str, Number]]:
-    out: dict[Pair, dict[str, Number]] = {pair: {} for pair in differences}
-    for name in dict.fromkeys(name for of in differences.values() for name in of):
-        family = {pair: of[name] for pair, of in differences.items() if name in of}
-        for (pair, number), p in zip(family.items(), holm([each.p for each in family.values()]), strict=True):
-            out[pair][name] = replace(number, p_holm=p)
-    return out
 
 
 def _corrected_tests(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:

@@ -22,13 +22,13 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError
 
 from ...fuse.kinetics import KINETICS
 from ..config import Config, ModelConfig, Settings, flat, load_config, parse_config
@@ -52,6 +52,16 @@ OURS = ("sweep.json", "table.json", "table.md", "costs.json")
 Value = bool | int | float | str
 
 
+def _are_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError("expected different seeds >= 0, at least one")
+    return seeds
+
+
+Form = TypeVar("Form", bound=Settings)
+Seeds = Annotated[tuple[int, ...], AfterValidator(_are_seeds)]
+
+
 class VariantSettings(Settings):
     """One entry of `variants`."""
 
@@ -66,19 +76,12 @@ class SweepSettings(Settings):
 
     base: str | dict[str, Any] = Field(default={})
     set_: dict[str, Any] = Field(default={}, alias="set")
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     split: str = "val"
     baseline: str | None = None
     variants: tuple[VariantSettings, ...] = ()
     factors: dict[str, tuple[Value, ...]] = Field(default={})
     grid: dict[str, tuple[Value, ...]] = Field(default={})
-
-    @field_validator("seeds")
-    @classmethod
-    def _are_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-            raise ValueError("expected different seeds >= 0, at least one")
-        return seeds
 
 
 @dataclass(frozen=True)
@@ -114,25 +117,8 @@ def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = 
     Raises ValueError naming what does not fit: unknown keys, wrong values, names that come twice.
     """
     path = _find(path)
-    try:
-        settings = SweepSettings.model_validate(read_yaml(path))
-    except ValidationError as error:
-        said = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path}: {'; '.join(dict.fromkeys(said))}") from None
-    if base is not None or isinstance(settings.base, str):
-        start = load_config(base or path.parent / str(settings.base))
-    else:
-        start = parse_config(settings.base, f"{path}: base")
-    said_to_all = dict(map(parsed_override, overrides))
-    if SEED in said_to_all:
-        raise ValueError(f"{path}: expected seeds under `seeds`, got --set {SEED}")
-
-    def based(file: str | None) -> Config:
-        """What `set` of a variant changes."""
-        config = start if file is None else laid_over(start, path.parent / file)
-        config = changed(config, settings.set_, f"{path}: set")
-        return changed(changed(config, said_to_all, f"--set{f' on {file}' * (file is not None)}"), {SEED: 0}, str(path))
-
+    settings = read_settings(path, SweepSettings)
+    based = configs_of(path, base or settings.base, settings.set_, overrides)
     bases = {file: based(file) for file in (None, *dict.fromkeys(v.config for v in settings.variants))}
     points = [_variant(path, bases[file], name, said) for name, file, said in _points(path, settings)]
     variants = _with_folders(path, points)
@@ -141,6 +127,38 @@ def read_sweep(path: Path, base: Path | None = None, overrides: Sequence[str] = 
         raise ValueError(f"{path}: expected a baseline of {', '.join(by_name)}, got {settings.baseline!r}")
     baseline = by_name[settings.baseline] if settings.baseline is not None else variants[0]
     return Sweep(bases[None], variants, baseline, settings.seeds, split or settings.split)
+
+
+def read_settings(path: Path, form: type[Form]) -> Form:
+    """A YAML file as a form. Raises ValueError naming what does not fit."""
+    try:
+        return form.model_validate(read_yaml(path))
+    except ValidationError as error:
+        said = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path}: {'; '.join(dict.fromkeys(said))}") from None
+
+
+def configs_of(
+    path: Path, base: Path | str | dict[str, Any], set_: Mapping[str, Any], overrides: Sequence[str]
+) -> Callable[[str | None], Config]:
+    """From a config file named in `path`, or none, to the settings that a variant or model starts from.
+
+    The file is laid over the base; `set_` and overrides go over both. Raises ValueError, as what it returns does.
+    """
+    if isinstance(base, dict):
+        start = parse_config(base, f"{path}: base")
+    else:
+        start = load_config(base if isinstance(base, Path) else path.parent / base)
+    said_to_all = dict(map(parsed_override, overrides))
+    if SEED in said_to_all:
+        raise ValueError(f"{path}: expected seeds under `seeds`, got --set {SEED}")
+
+    def based(file: str | None) -> Config:
+        config = start if file is None else laid_over(start, path.parent / file)
+        config = changed(config, set_, f"{path}: set")
+        return changed(changed(config, said_to_all, f"--set{f' on {file}' * (file is not None)}"), {SEED: 0}, str(path))
+
+    return based
 
 
 def changed(config: Config, settings: Mapping[str, Any], source: str) -> Config:
