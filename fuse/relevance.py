@@ -5,8 +5,8 @@
     told:  r_h, and r_h less its mean over the clips, in its deviation over them
 
 For encoders of one space (CLIP's two, or captions and sentences by one BERT), whose features of a clip and of a
-sentence about it are alike before anything is learned. From a thousand sentences no fusion that we tried learns such
-products by itself (docs/RESULTS.md).
+sentence about it are alike before anything is learned. From a thousand sentences the fusions that we tried learn such
+products slowly and in part (docs/RESULTS.md).
 
 Dimensions: B sequences, T clips, L words, W width of the features, D hidden, H heads.
 """
