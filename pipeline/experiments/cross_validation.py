@@ -38,7 +38,7 @@ from .fold_features import judged_queries, write_fold
 from .sweep import Variant
 from .training_jobs import crew, do_all, train_seconds
 
-SEED = 0
+FOLD_SEED = 0
 """Of folds that are made here."""
 
 
@@ -72,7 +72,7 @@ def cross_validate(
     feature_set = open_features(features, video_stores, text_store)
     _refuse_models(plan, feature_set)
     judged = judged_queries(feature_set)
-    folds = read_folds(plan.folds) if isinstance(plan.folds, Path) else make_folds(judged, plan.folds, SEED)
+    folds = read_folds(plan.folds) if isinstance(plan.folds, Path) else make_folds(judged, plan.folds, FOLD_SEED)
     folds.check(judged)
     _refuse_another(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,6 @@ from .sweep import CONFIGS, OURS, SEED, Seeds, Sweep, Variant, changed, configs_
 
 READY = CONFIGS / "benchmarks"
 """The plans that come with rdmf; a name alone finds them."""
-JUDGE = ("training.select_by", "training.validation")
-"""What trials are judged by: no trial's to set."""
 
 
 class ModelSettings(Settings):
@@ -171,11 +169,10 @@ def _check(path: Path, settings: CrossvalSettings, models: Sequence[Model]) -> N
     everything = [settings.set_, *(s for model in settings.models for s in (model.set_, *model.trials))]
     if any(SEED in keys for keys in everything):
         raise ValueError(f"{path}: expected seeds under `seeds`, got {SEED}")
-    for judge in JUDGE:
-        judges = {flat(trial.config.model_dump())[judge] for model in models for trial in model.trials}
-        if len(judges) > 1:
-            said = " and ".join(sorted(map(str, judges)))
-            raise ValueError(f"{path}: expected one {judge} for all models and trials (under `set`), got {said}")
+    judges = {trial.config.training.select_by for model in models for trial in model.trials}
+    if len(judges) > 1:
+        said = " and ".join(sorted(judges))
+        raise ValueError(f"{path}: expected one training.select_by for all models and trials (under `set`), got {said}")
     strange = {settings.baseline, *(name for pair in settings.comparisons for name in pair)} - {None, *names}
     if strange:
         raise ValueError(
