@@ -195,7 +195,8 @@ def _print_plan(plan: Plan) -> None:
 
     states: dict[str, list[str]] = {}
     for run in plan.runs:
-        state = summarise(run.folder).state if (run.folder / "run.json").is_file() else "to do"
+        there = (run.folder / "run.json").is_file()
+        state = "finished" if plan.kept(run) is not None else summarise(run.folder).state if there else "to do"
         if state == "finished" and plan.kept(run) is None:
             state = "to judge"
         states.setdefault(run.variant, []).append(f"{run.seed} {state}")

@@ -108,16 +108,17 @@ def cross_validate(
 
 
 class _Teller:
-    """Writes the table whenever one more fold is finished."""
+    """Writes the table whenever one more fold is finished, but none with fewer folds than earlier commands began."""
 
     def __init__(self, plan: CrossvalPlan, work: Work, out: Path) -> None:
         self.plan, self.work, self.out = plan, work, out
         self._told: tuple[int, ...] = ()
+        self._begun = {fold for fold, _ in work.results}
 
     def write_if_more(self) -> None:
         if (folds := self.work.finished_folds()) != self._told:
             self._told = folds
-            if (table := self._table(folds)) is not None:
+            if self._begun <= set(folds) and (table := self._table(folds)) is not None:
                 self.write(table)
 
     def last(self) -> CrossvalTable:

@@ -183,8 +183,14 @@ def test_a_part_is_trained_alone_and_told_beside_what_is_there(bench, features, 
     lone = {"name": "lone", "set": {"model.hidden": 8, "model.moment.heads": 2}, "trials": TRIALS}
     plan = read_plan(write(tmp_path, (CA, lone, RD), comparisons=[["lone", "ca"], ["r/d", "ca"]]))
     shutil.copytree(out, tmp_path / "out", symlinks=True)
-    ended = []
-    part = cross_validate(plan, features, tmp_path / "out", "0", part=plan.part(["lone"], [3]), on_end=ended.append)
+    ended, told = [], set()
+
+    def end(progress) -> None:
+        ended.append(progress)
+        told.add((tmp_path / "out" / "table.md").read_text())
+
+    part = cross_validate(plan, features, tmp_path / "out", "0", part=plan.part(["lone"], [3]), on_end=end)
+    assert told == {(out / "table.md").read_text()}  # all folds of before, until there are as many again
     assert [(p.task.model, p.run.seed) for p in ended] == [(1, 3)] * 6  # two trials and a test on each fold
     assert [(p.done, p.left) for p in ended] == [(1, 3), (2, 2), (2, 2), (3, 1), (4, 0), (4, 0)]
     rows = {row.name: row for row in part.numbers.rows}
