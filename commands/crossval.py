@@ -31,6 +31,12 @@ def crossval(
         list[str] | None, typer.Option(help="Of the plan's models, this one for now; repeatable. [all]")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Of its seeds, likewise. [all]")] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of results, <out>/results of another benchmark: the models that fit are not trained."
+        ),
+    ] = None,
     folds: Annotated[Path | None, typer.Option(help="JSON file of folds. [the plan's]")] = None,
     set_: Annotated[
         list[str] | None,
@@ -72,9 +78,10 @@ def crossval(
     began = _Clock()
     with goes_on():
         found = cross_validate(
-            read, features, out, workers, scheduler, part=part, video_stores=video_store or (), text_store=text_store,
-            device=device, threads=threads, command=shlex.join(["rdmf", *sys.argv[1:]]), costs=cost,
-            on_start=began.start, on_end=began.end, on_costs=began.costs,
+            read, features, out, workers, scheduler, part=part, known=known, video_stores=video_store or (),
+            text_store=text_store, device=device, threads=threads, costs=cost,
+            command=shlex.join(["rdmf", *sys.argv[1:]]), on_start=began.start, on_end=began.end,
+            on_costs=began.costs,
         )  # fmt: skip
     write_json(found.to_json(), json_to)
     _print(found, to_stderr=json_to == "-")

@@ -9,6 +9,7 @@ there is none. The rest (dataset, clip length, findings, videos that no query is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -81,7 +82,6 @@ def written_as(path: Path, temporary: Path) -> Iterator[None]:
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
     """Write atomically: a reader sees the old file or the new one, never a part."""
-    table = pa.Table.from_pylist([_row(query, manifest) for query in manifest.queries], schema=_SCHEMA)
     asked = {query.vid for query in manifest.queries}
     header = {
         "format_version": FORMAT_VERSION,
@@ -90,7 +90,7 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
         "findings": [asdict(finding) for finding in manifest.findings],
         "videos_without_queries": [asdict(v) for vid, v in manifest.videos.items() if vid not in asked],
     }
-    data = sealed(table.replace_schema_metadata({_KEY: json.dumps(header).encode()}), compression="zstd")
+    data = sealed(_table(manifest).replace_schema_metadata({_KEY: json.dumps(header).encode()}), compression="zstd")
     with atomic_file(Path(path)) as temporary:
         temporary.write_bytes(data)
 
@@ -125,6 +125,16 @@ def read_manifest(path: str | Path) -> Manifest:
     findings = tuple(Finding(**entry) for entry in header["findings"])
     queries = tuple(map(_query, rows))
     return Manifest(header["dataset"], header["clip_seconds"], videos, queries, findings)
+
+
+def annotations_sha256(manifest: Manifest) -> str:
+    """64 hex digits for the queries with their splits, sentences, windows and scores, whatever file they came in."""
+    said = [manifest.dataset, float(manifest.clip_seconds), _table(manifest).to_pylist()]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _table(manifest: Manifest) -> pa.Table:
+    return pa.Table.from_pylist([_row(query, manifest) for query in manifest.queries], schema=_SCHEMA)
 
 
 def _row(query: Query, manifest: Manifest) -> dict[str, Any]:

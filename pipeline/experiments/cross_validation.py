@@ -4,6 +4,7 @@
 <out>/folds.json, folds/fold-<k>/          the folds, and a feature folder for each (fold_features.py)
 <out>/runs/fold-<k>/<model>/trial-<t>/seed-<s>/   a run like any other, and its results on val, and on test if it won
 <out>/costs.json                           what each model costs (ablation_costs.py), if that was asked for
+<out>/results/<model>.parquet              what all tests of a model scored, to be known elsewhere (known_results.py)
 <out>/table.md, table.json                 the folds on which all that is asked for is done, written anew with each
 
 On each fold every trial is trained with the first seed; the one with the best validation score is trained with the
@@ -20,14 +21,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...extract.workers import Workers
+from ...manifests.files import annotations_sha256, read_manifest
 from ...manifests.folds import Folds, make_folds, read_folds, write_folds
+from ...manifests.schema import Manifest
 from ..evaluation.evaluate import Results
 from ..loading.dataset import FeatureSet, open_features
 from ..model import RDMF
-from ..training.checkpoint import load_result, write_json
+from ..training.checkpoint import write_json
 from ..training.run_folder import locked
 from ..training.tensor_files import publish
-from ..training.validation import deciding
 from .ablation_costs import with_costs
 from .ablation_plan import Plan, prepare
 from .ablation_tables import Row
@@ -35,8 +37,9 @@ from .crossval_plan import CrossvalPlan, Model, Part
 from .crossval_tables import CrossvalTable, compared, markdown, pooled
 from .crossval_work import Progress, Task, Work
 from .fold_features import judged_queries, write_fold
+from .known_results import fitting, read_known, write_results
 from .sweep import Variant
-from .training_jobs import crew, do_all, train_seconds
+from .training_jobs import crew, do_all
 
 FOLD_SEED = 0
 """Of folds that are made here."""
@@ -50,6 +53,7 @@ def cross_validate(
     scheduler: str | None = None,
     *,
     part: Part | None = None,
+    known: Path | None = None,
     video_stores: Sequence[str] = (),
     text_store: str | None = None,
     device: str = "cpu",
@@ -63,12 +67,14 @@ def cross_validate(
     """Train and judge what is missing, and tell what there is then. What failed is named in the table.
 
     workers, scheduler: as in `ablate`. part: what is to be trained now; all, where nothing is said.
+    known: a folder of results from elsewhere; the models that they fit are not trained again.
     costs: whether to measure what each model costs at the end (ablation_costs.py), with the settings that won first.
     on_start: the folds, trainings that are there and left, and how many run at once.
     Raises ValueError on folds, features and folders that do not fit, and where no fold is finished, OSError where the
     workers are gone.
     """
     features, out = features.absolute(), out.absolute()
+    files = read_known(known) if known is not None else []
     feature_set = open_features(features, video_stores, text_store)
     _refuse_models(plan, feature_set)
     judged = judged_queries(feature_set)
@@ -92,10 +98,13 @@ def cross_validate(
         for each in on_folds:
             each.out.mkdir(parents=True, exist_ok=True)
             write_json(each.out / "sweep.json", each.said)
-        work = Work(plan, on_folds, part or plan.part())
+        names = [*stores, feature_set.text.folder.name]
+        manifests = [read_manifest(each.shared.features / "manifest.parquet") for each in on_folds]
+        found, notes = fitting(files, plan, manifests, names)
+        work = Work(plan, on_folds, part or plan.part(), found)
         work.find()
         to_do = work.left
-        tell = _Teller(plan, work, out)
+        tell = _Teller(plan, work, out, manifests, names, notes)
         shared = on_folds[0].shared
         with crew(shared, to_do, on_folds[0].at_once, workers, scheduler) if work.waiting else Workers(0) as hands:
             client = hands.client()
@@ -110,8 +119,12 @@ def cross_validate(
 class _Teller:
     """Writes the table whenever one more fold is finished, but none with fewer folds than earlier commands began."""
 
-    def __init__(self, plan: CrossvalPlan, work: Work, out: Path) -> None:
-        self.plan, self.work, self.out = plan, work, out
+    def __init__(
+        self, plan: CrossvalPlan, work: Work, out: Path, folds: Sequence[Manifest], stores: Sequence[str],
+        notes: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.plan, self.work, self.out, self._stores, self._notes = plan, work, out, stores, notes
+        self._annotations = [annotations_sha256(manifest) for manifest in folds]
         self._told: tuple[int, ...] = ()
         self._begun = {fold for fold, _ in work.results}
 
@@ -134,6 +147,11 @@ class _Teller:
             table = replace(table, numbers=with_costs(table.numbers, self._as_tested(), on_costs))
         write_json(self.out / "table.json", table.to_json())
         publish(self.out / "table.md", [markdown(table).encode()])
+        for number, model in enumerate(self.plan.models):
+            there = {fold: on for fold in range(len(self.work.folds)) if (on := self.work.on_fold(fold, number))}
+            if any(on.results for on in there.values()):
+                path = self.out / "results" / f"{model.folder}.parquet"
+                write_results(path, model, self.plan, dict(enumerate(self._annotations)), self._stores, there)
         return table
 
     def _as_tested(self) -> Plan:
@@ -169,7 +187,7 @@ class _Teller:
         if not results:
             return None
         notes = ["the 'videos' of the intervals are source videos: segments of one are drawn together"]
-        notes += work.folds[0].notes_on_features
+        notes += [*work.folds[0].notes_on_features, *self._notes]
         if later:
             said = "; ".join(f"{'; '.join(names)} {seeds}" for seeds, names in later.items())
             notes.append(f"not asked for now and not there: {said}")
@@ -185,8 +203,7 @@ class _Teller:
 
     def _judge(self) -> str:
         """The score that chose epochs and trials."""
-        run = next(iter(self.work.trained))
-        return deciding(load_result(run).best, self.plan.base.training.select_by)[0]
+        return next(iter(self.work.trained.values())).judge
 
     def _row(self, number: int, model: Model, folds_in: Sequence[int], missing: dict[int, str]) -> Row:
         tested = [
@@ -195,11 +212,11 @@ class _Teller:
             for n in range(len(self.plan.seeds))
             if (fold, number) in self.work.tuned and (trial := self.work.tuned[fold, number].chosen) is not None
         ]
-        finished = [run for run in tested if run in self.work.trained]
-        seconds = [took for run in finished if (took := train_seconds(run)) is not None]
+        finished = [trained for run in tested if (trained := self.work.trained.get(run)) is not None]
+        seconds = [trained.seconds for trained in finished if trained.seconds is not None]
         return Row(
             model.name, model.folder, model.settings,
-            parameters=max((load_result(run).parameters for run in finished), default=None),
+            parameters=max((trained.parameters for trained in finished), default=None),
             train_seconds=sum(seconds) / len(seconds) if seconds else None, missing=missing or None,
         )  # fmt: skip
 

@@ -8,9 +8,10 @@ the part of the plan that is asked for waits; what is there of the rest is found
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..evaluation.evaluate import Results
@@ -20,7 +21,10 @@ from .ablation_plan import Plan, Run
 from .crossval_plan import CrossvalPlan, Part
 from .crossval_tables import Tuned
 from .kept_results import find_kept
-from .training_jobs import Job
+from .known_results import OnFold, Trained
+from .training_jobs import Job, train_seconds
+
+FAILED_THERE = "it failed where it was trained before (--known)"
 
 
 class Task(NamedTuple):
@@ -49,8 +53,15 @@ class Progress(NamedTuple):
 class Work:
     """What is done and what is to do."""
 
-    def __init__(self, plan: CrossvalPlan, folds: Sequence[Plan], part: Part) -> None:
-        self.plan, self.folds, self.part = plan, folds, part
+    def __init__(
+        self,
+        plan: CrossvalPlan,
+        folds: Sequence[Plan],
+        part: Part,
+        known: Mapping[tuple[int, int], OnFold] = MappingProxyType({}),
+    ) -> None:
+        """known: by fold and model, what need not be trained."""
+        self.plan, self.folds, self.part, self.known = plan, folds, part, known
         self.waiting = [
             Task(fold, 0, model, trial)
             for fold in range(len(folds)) for model in range(len(plan.models)) for trial in range(plan.trials)
@@ -60,7 +71,8 @@ class Work:
         self.results: dict[tuple[int, int], dict[int, Results | str]] = {}
         """By fold, model and seed; or why there are none."""
         self.failures: dict[Path, str] = {}
-        self.trained: set[Path] = set()
+        self.trained: dict[Path, Trained] = {}
+        """What trainings came to, by the folders that they have or would have."""
         self._ended_runs: set[Path] = set()
         self._run = {(fold, run.variant, run.seed): run for fold, each in enumerate(folds) for run in each.runs}
         self._at: dict[Path, Task] = {}
@@ -101,12 +113,25 @@ class Work:
         lacking = []
         while self.waiting:
             task = heapq.heappop(self.waiting)
-            kept = find_kept(self.run(task).folder, _split(task))
-            if kept is None:
-                lacking += [task] * self.asked(task)
+            if (kept := find_kept(self.run(task).folder, _split(task))) is not None:
+                self._ended(task, kept, _trained(self.run(task)))
+            elif (found := self._known(task)) is not None:
+                self._ended(task, *found)
             else:
-                self._ended(task, kept)
+                lacking += [task] * self.asked(task)
         self.waiting = lacking  # popped in order, so they are a heap
+
+    def _known(self, task: Task) -> tuple[Results | str | None, Trained | None] | None:
+        """What is known of a task from elsewhere; of a trial, that is no results but what it came to."""
+        on = self.known.get((task.fold, task.model))
+        if on is None:
+            return None
+        if task.round == 0 and on.scores[task.trial] is None:
+            return FAILED_THERE, None
+        trained, results = on.trained.get((task.trial, self._seed(task))), on.results.get(self._seed(task))
+        if trained is None or (task.round and results is None):
+            return None
+        return results if task.round else None, trained
 
     def next_job(self) -> Job | None:
         while self.waiting and not self.asked(self.waiting[0]):
@@ -123,7 +148,7 @@ class Work:
         found: Results | str | None = failure or find_kept(job.run.folder, job.shared.split)
         if found is None:
             found = f"the workers write to a {job.run.folder} that is not the one here"
-        self._ended(task, found)
+        self._ended(task, found, _trained(job.run) if isinstance(found, Results) else None)
         return Progress(task, job.run, found, self.done, self.left)
 
     def finished_folds(self) -> tuple[int, ...]:
@@ -144,19 +169,30 @@ class Work:
     def _seed(self, task: Task) -> int:
         return self.plan.seeds[max(task.round - 1, 0)]
 
-    def _ended(self, task: Task, found: Results | str) -> None:
+    def on_fold(self, fold: int, model: int) -> OnFold | None:
+        """All that is there of a tuned model, known or trained here."""
+        if (fold, model) not in self.tuned:
+            return None
+        seeds = [(trial, seed) for trial in range(self.plan.trials) for seed in self.plan.seeds]
+        run = {each: self._run[fold, self.plan.models[model].trials[each[0]].name, each[1]].folder for each in seeds}
+        trained = {each: self.trained[folder] for each, folder in run.items() if folder in self.trained}
+        results = {s: r for s, r in self.results.get((fold, model), {}).items() if not isinstance(r, str)}
+        return OnFold(self.tuned[fold, model].scores, trained, results)
+
+    def _ended(self, task: Task, found: Results | str | None, trained: Trained | None) -> None:
         run, at = self.run(task), (task.fold, task.model)
         if self.asked(task):
             self._ended_runs.add(run.folder)
         if isinstance(found, str):
             self.failures[run.folder] = f"{run.name}, fold {task.fold}: {found}"
-        else:
-            self.trained.add(run.folder)
+        elif trained is not None:
+            self.trained[run.folder] = trained
         if task.round:
+            assert found is not None, "a test has results, or failed"
             self.results.setdefault(at, {})[run.seed] = found
             return
         scores = self.scores.setdefault(at, {})
-        scores[task.trial] = None if isinstance(found, str) else _score(run)
+        scores[task.trial] = None if trained is None else trained.score
         if len(scores) == self.plan.trials:
             self.tuned[at] = tuned = choose([scores[trial] for trial in range(self.plan.trials)])
             if tuned.chosen is not None:
@@ -174,6 +210,8 @@ def _split(task: Task) -> str:
     return "test" if task.round else "val"
 
 
-def _score(run: Run) -> float:
-    """Of its best epoch on the validation part: what training chose the epoch by."""
-    return deciding(load_result(run.folder).best, run.config.training.select_by)[1]
+def _trained(run: Run) -> Trained:
+    """What a run that has ended came to: its best epoch on the validation part, by what training chose it by."""
+    result = load_result(run.folder)
+    judge, score = deciding(result.best, run.config.training.select_by)
+    return Trained(score, judge, result.parameters, train_seconds(run.folder))

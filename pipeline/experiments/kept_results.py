@@ -29,7 +29,7 @@ FORMAT = 1
 
 def keep(run: Path, split: str, results: Results, tree: dict[str, Any]) -> None:
     """tree: the JSON of the evaluation."""
-    data = sealed(_to_arrow(results.table), compression="zstd")
+    data = sealed(to_arrow(results.table), compression="zstd")
     publish(_table_file(run, split), [data])
     kept = {"format": FORMAT, "protocol": results.protocol, "metrics": list(results.metrics)}
     kept |= {"weights_sha256": _sha256(_weights(run)), "per_query_sha256": hashlib.sha256(data).hexdigest()}
@@ -46,7 +46,7 @@ def find_kept(run: Path, split: str) -> Results | None:
         if not fits or kept["weights_sha256"] != _sha256(_weights(run)):
             return None
         metrics = {name: tree[name] for name in kept["metrics"]}
-        return Results(kept["protocol"], metrics, tree["rdmf"], _from_arrow(pq.read_table(BytesIO(data))))
+        return Results(kept["protocol"], metrics, tree["rdmf"], from_arrow(pq.read_table(BytesIO(data))))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # absent or damaged: they can be made again
         return None
 
@@ -67,7 +67,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _to_arrow(table: dict[str, np.ndarray]) -> pa.Table:
+def to_arrow(table: dict[str, np.ndarray]) -> pa.Table:
     """Columns [Q] as they are, columns [Q, n] as lists of n."""
 
     def column(values: np.ndarray) -> pa.Array:
@@ -78,7 +78,9 @@ def _to_arrow(table: dict[str, np.ndarray]) -> pa.Table:
     return pa.table({name: column(values) for name, values in table.items()})
 
 
-def _from_arrow(table: pa.Table) -> dict[str, np.ndarray]:
+def from_arrow(table: pa.Table) -> dict[str, np.ndarray]:
+    """The columns of `to_arrow` again."""
+
     def values(column: pa.ChunkedArray) -> np.ndarray:
         array = column.combine_chunks()
         if pa.types.is_fixed_size_list(array.type):

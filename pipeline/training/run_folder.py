@@ -7,10 +7,11 @@ on with (`resume`) by the same settings, or left alone.
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..config import Config, flat
 from .checkpoint import RunInfo, load_run_info, save_run_info
@@ -20,6 +21,8 @@ CHECKPOINTS = ("best.safetensors", "last.safetensors", "result.json")
 OURS = ("run.json", "log.jsonl", "steps.jsonl", "diverged.safetensors", *CHECKPOINTS)
 SAME = ("config", "video_specs", "text_spec", "dataset", "splits", "manifest_sha256")
 """What a run must have in common with one that goes on with it."""
+A_LOOK_S = 1.0
+"""Whoever merely looks (`is_locked`) holds the lock for an instant; who wants it tries for so long."""
 
 
 @contextmanager
@@ -54,10 +57,11 @@ def claimed(out: Path, info: RunInfo, resume: bool, on_note: Callable[[str], Non
 def locked(out: Path) -> Iterator[None]:
     """Raises ValueError where another process has the folder. The lock goes with the process, however it ends."""
     with (out / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process trains into {out} at this moment; give --out another folder") from None
+        until = time.monotonic() + A_LOOK_S
+        while not _lock(lock, fcntl.LOCK_EX):
+            if time.monotonic() > until:
+                raise ValueError(f"another process trains into {out} at this moment; give --out another folder")
+            time.sleep(0.01)
         yield
 
 
@@ -65,16 +69,22 @@ def is_locked(out: Path) -> bool:
     """Whether a process trains into the folder at this moment."""
     try:
         with (out / LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not _lock(lock, fcntl.LOCK_SH)
     except OSError:
         return False
-    return False
 
 
 def holds_checkpoint(out: Path) -> bool:
     return any((out / name).is_file() for name in CHECKPOINTS)
+
+
+def _lock(file: TextIO, kind: int) -> bool:
+    """Whether it was to be had."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _refuse_another(out: Path, info: RunInfo) -> None:
