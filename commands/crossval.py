@@ -31,6 +31,9 @@ def crossval(
         list[str] | None, typer.Option(help="Of the plan's models, this one for now; repeatable. [all]")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Of its seeds, likewise. [all]")] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(help="Of its folds, counted from 0, likewise; the tables are on these alone.")
+    ] = None,
     known: Annotated[
         Path | None,
         typer.Option(
@@ -72,7 +75,7 @@ def crossval(
             raise typer.BadParameter(str(error)) from None
         raise
     try:
-        part = read.part(model or (), seed or ())
+        part = read.part(model or (), seed or (), fold or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     began = _Clock()
@@ -85,7 +88,7 @@ def crossval(
         )  # fmt: skip
     write_json(found.to_json(), json_to)
     _print(found, to_stderr=json_to == "-")
-    say(f"tables: {out / 'table.md'}, {out / 'table.json'}")
+    say(f"tables: {out / found.name}.md, {out / found.name}.json")
     if lacking := found.lacking:
         fail("not everything is in the numbers: " + "; ".join(lacking))
 

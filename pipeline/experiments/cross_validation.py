@@ -5,7 +5,8 @@
 <out>/runs/fold-<k>/<model>/trial-<t>/seed-<s>/   a run like any other, and its results on val, and on test if it won
 <out>/costs.json                           what each model costs (ablation_costs.py), if that was asked for
 <out>/results/<model>.parquet              what all tests of a model scored, to be known elsewhere (known_results.py)
-<out>/table.md, table.json                 the folds on which all that is asked for is done, written anew with each
+<out>/table.md, table.json                 the folds on which all that is asked for is done, written anew with each;
+                                           table-of-fold-0.md and the like where other folds were not asked for
 
 On each fold every trial is trained with the first seed; the one with the best validation score is trained with the
 other seeds too, and all these are tested. A fold is finished before the next one begins, as far as there are workers
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from ...extract.workers import Workers
 from ...manifests.files import annotations_sha256, read_manifest
-from ...manifests.folds import Folds, make_folds, read_folds, write_folds
+from ...manifests.folds import Folds, make_folds, write_folds
 from ...manifests.schema import Manifest
 from ..evaluation.evaluate import Results
 from ..loading.dataset import FeatureSet, open_features
@@ -78,7 +79,7 @@ def cross_validate(
     feature_set = open_features(features, video_stores, text_store)
     _refuse_models(plan, feature_set)
     judged = judged_queries(feature_set)
-    folds = read_folds(plan.folds) if isinstance(plan.folds, Path) else make_folds(judged, plan.folds, FOLD_SEED)
+    folds = make_folds(judged, plan.folds, FOLD_SEED) if isinstance(plan.folds, int) else plan.folds
     folds.check(judged)
     _refuse_another(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class _Teller:
         self.plan, self.work, self.out, self._stores, self._notes = plan, work, out, stores, notes
         self._annotations = [annotations_sha256(manifest) for manifest in folds]
         self._told: tuple[int, ...] = ()
-        self._begun = {fold for fold, _ in work.results}
+        self._begun = {fold for fold, _ in work.results if fold in work.part.folds}
 
     def write_if_more(self) -> None:
         if (folds := self.work.finished_folds()) != self._told:
@@ -145,8 +146,8 @@ class _Teller:
         """on_costs: with the costs, which are measured or found."""
         if on_costs is not None:
             table = replace(table, numbers=with_costs(table.numbers, self._as_tested(), on_costs))
-        write_json(self.out / "table.json", table.to_json())
-        publish(self.out / "table.md", [markdown(table).encode()])
+        write_json(self.out / f"{table.name}.json", table.to_json())
+        publish(self.out / f"{table.name}.md", [markdown(table).encode()])
         for number, model in enumerate(self.plan.models):
             there = {fold: on for fold in range(len(self.work.folds)) if (on := self.work.on_fold(fold, number))}
             if any(on.results for on in there.values()):
@@ -194,7 +195,7 @@ class _Teller:
         told = {row.name for row in rows}
         table, differences, tests = compared(rows, results, plan.comparisons, plan.seeds, notes)
         return CrossvalTable(
-            table, len(work.folds), folds_in, differences, tests,
+            table, len(work.folds), tuple(sorted(work.part.folds)), folds_in, differences, tests,
             {m.name: {k: work.tuned[k, i] for k in range(len(work.folds)) if (k, i) in work.tuned}
              for i, m in enumerate(plan.models) if m.name in told},
             {model.name: model.said for model in plan.models if model.name in told}, self._judge(),

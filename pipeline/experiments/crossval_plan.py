@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from ...manifests.folds import Folds, read_folds
 from ..config import Config, Settings, flat
 from .ablation_plan import difference
 from .sweep import CONFIGS, OURS, SEED, Seeds, Sweep, Variant, changed, configs_of, read_settings, slug
@@ -73,6 +74,7 @@ class Part(NamedTuple):
 
     models: frozenset[str]
     seeds: frozenset[int]
+    folds: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,25 @@ class CrossvalPlan:
     base: Config
     models: tuple[Model, ...]
     seeds: tuple[int, ...]
-    folds: int | Path
-    """How many to make, or where they are."""
+    folds: int | Folds
+    """Or how many to make."""
     comparisons: tuple[tuple[str, str], ...]
 
-    def part(self, names: Sequence[str] = (), seeds: Sequence[int] = ()) -> Part:
-        """These models and seeds; the rest may follow in the same folder. Nothing given: all.
+    def part(self, names: Sequence[str] = (), seeds: Sequence[int] = (), folds: Sequence[int] = ()) -> Part:
+        """These models, seeds and folds; the rest may follow in the same folder. Nothing given: all.
 
         Raises ValueError for those that it does not have, and where the first seed, which tunes, is left out.
         """
+        count = self.folds if isinstance(self.folds, int) else len(self.folds)
+        if strange_folds := [fold for fold in folds if not 0 <= fold < count]:
+            raise ValueError(f"expected folds of 0 to {count - 1}, got {strange_folds[0]}")
         known = [model.name for model in self.models]
         if strange := [name for name in names if name not in known]:
             raise ValueError(f"expected models of {'; '.join(known)}, got {strange[0]!r}")
         if seeds and not (len(set(seeds)) == len(seeds) and {self.seeds[0]} <= set(seeds) <= set(self.seeds)):
             said = ", ".join(map(str, self.seeds))
             raise ValueError(f"expected seeds of {said}, each once and {self.seeds[0]} among them, got {list(seeds)}")
-        return Part(frozenset(names or known), frozenset(seeds or self.seeds))
+        return Part(frozenset(names or known), frozenset(seeds or self.seeds), frozenset(folds or range(count)))
 
     @property
     def trials(self) -> int:
@@ -125,8 +130,9 @@ def read_plan(path: Path, folds: Path | None = None, overrides: Sequence[str] = 
     _check(path, settings, models)
     baseline = settings.baseline or models[0].name
     pairs = settings.comparisons or tuple((m.name, baseline) for m in models if m.name != baseline)
-    where = settings.folds if isinstance(settings.folds, int) else path.parent / settings.folds
-    return CrossvalPlan(start, models, settings.seeds, folds or where, pairs)
+    if isinstance(settings.folds, int) and folds is None:
+        return CrossvalPlan(start, models, settings.seeds, settings.folds, pairs)
+    return CrossvalPlan(start, models, settings.seeds, read_folds(folds or path.parent / str(settings.folds)), pairs)
 
 
 def _find(path: Path) -> Path:

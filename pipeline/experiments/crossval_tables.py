@@ -55,6 +55,7 @@ class CrossvalTable:
     numbers: AblationTable
     """Its rows have no differences: those are below."""
     folds: int
+    folds_asked: tuple[int, ...]
     folds_in: tuple[int, ...]
     """The folds that every number is on."""
     differences: dict[Pair, dict[str, Number]]
@@ -75,9 +76,15 @@ class CrossvalTable:
     """Of trainings, a sentence each."""
 
     @property
+    def name(self) -> str:
+        """Of its files: what is asked of some folds does not overwrite what was told of all."""
+        some = len(self.folds_asked) < self.folds
+        return "table" + f"-of-fold-{'-'.join(map(str, self.folds_asked))}" * some
+
+    @property
     def lacking(self) -> list[str]:
         """What was asked for and is not in the numbers."""
-        out = [number for number in range(self.folds) if number not in self.folds_in]
+        out = [number for number in self.folds_asked if number not in self.folds_in]
         unfinished = [f"folds {', '.join(map(str, out))} are not finished"] if out else []
         return [*unfinished, *problems(self.numbers), *self.failures]
 

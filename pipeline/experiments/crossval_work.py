@@ -102,7 +102,9 @@ class Work:
 
     def asked(self, task: Task) -> bool:
         """Whether it is in the part of the plan that is asked for."""
-        return self.plan.models[task.model].name in self.part.models and self._seed(task) in self.part.seeds
+        part = self.part
+        asked = self.plan.models[task.model].name in part.models and self._seed(task) in part.seeds
+        return asked and task.fold in part.folds
 
     def run(self, task: Task) -> Run:
         trial = self.plan.models[task.model].trials[task.trial]
@@ -159,11 +161,11 @@ class Work:
             return at in self.tuned and (self.tuned[at].chosen is None or seeds >= self.part.seeds)
 
         unfinished = {fold for fold, model in self._asked_at() if not done((fold, model))}
-        return tuple(fold for fold in range(len(self.folds)) if fold not in unfinished)
+        return tuple(fold for fold in sorted(self.part.folds) if fold not in unfinished)
 
     def _asked_at(self) -> Iterator[tuple[int, int]]:
         """Fold and model of all that is asked for."""
-        for fold in range(len(self.folds)):
+        for fold in sorted(self.part.folds):
             yield from ((fold, i) for i, model in enumerate(self.plan.models) if model.name in self.part.models)
 
     def _seed(self, task: Task) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rdmf.manifests.folds import read_folds
+from rdmf.manifests.folds import Folds, write_folds
 from rdmf.pipeline.experiments.crossval_plan import READY, read_plan
 from rdmf.pipeline.model import RDMF
 
@@ -26,6 +26,9 @@ def test_models_trials_and_what_everybody_shares(tmp_path):
     (tmp_path / "base.yaml").write_text("training: {epochs: 3}\n")
     models = [CA | {"trials": TWO}, RD | {"trials": TWO}]
     path = write(tmp_path, models, base="base.yaml", set={"training.batch": 4}, seeds=[5, 2], folds="f.json")
+    theirs, mine = (Folds("d", seed, (("a",), ("b",))) for seed in (0, 1))
+    write_folds(theirs, tmp_path / "f.json")
+    write_folds(mine, tmp_path / "mine.json")
     plan = read_plan(path, overrides=["training.patience=7"])
     assert [(m.name, m.folder) for m in plan.models] == [("cross attention", "cross-attention"), ("rd", "rd")]
     assert {t.config.training.epochs for m in plan.models for t in m.trials} == {3}
@@ -36,8 +39,8 @@ def test_models_trials_and_what_everybody_shares(tmp_path):
     assert plan.models[0].trials[1].folder == "cross-attention/trial-2"
     assert plan.models[0].said == ("training.lr = 0.001", "training.lr = 0.0005, model.dropout = 0.2")
     assert plan.models[1].settings == {}
-    assert (plan.trials, plan.seeds, plan.folds) == (2, (5, 2), tmp_path / "f.json")
-    assert read_plan(path, folds=tmp_path / "mine.json").folds == tmp_path / "mine.json"
+    assert (plan.trials, plan.seeds, plan.folds) == (2, (5, 2), theirs)
+    assert read_plan(path, folds=tmp_path / "mine.json").folds == mine
 
 
 def test_everything_is_compared_with_the_baseline_unless_comparisons_are_named(tmp_path):
@@ -111,8 +114,7 @@ def test_every_plan_that_comes_with_rdmf_is_taken_by_the_model(name):
         for trial in model.trials:
             RDMF(trial.config.model, 16, 16)
     assert len(plan.seeds) >= 3
-    if isinstance(plan.folds, Path):
-        assert len(read_folds(plan.folds)) >= 3
+    assert (plan.folds if isinstance(plan.folds, int) else len(plan.folds)) >= 3
     assert f"\n# rdmf crossval {name} --features" in (READY / f"{name}.yaml").read_text()
 
 
@@ -121,14 +123,16 @@ def test_a_seed_for_all_is_refused_where_plans_have_their_own(tmp_path):
         read_plan(write(tmp_path, [RD]), overrides=["training.seed=3"])
 
 
-def test_a_part_of_a_plan_is_of_its_models_and_seeds(tmp_path):
+def test_a_part_of_a_plan_is_of_its_models_seeds_and_folds(tmp_path):
     plan = read_plan(write(tmp_path, [RD, {"name": "a"}, {"name": "b"}], seeds=[4, 1, 2]))
-    assert plan.part() == ({"rd", "a", "b"}, {4, 1, 2})
-    assert plan.part(["b", "a"], [2, 4]) == ({"a", "b"}, {4, 2})
-    for names, seeds, said in (
-        (["c"], [], "models of rd; a; b, got 'c'"),
-        ([], [1], "4 among them"),
-        ([], [4, 9], "of 4, 1, 2"),
+    assert plan.part() == ({"rd", "a", "b"}, {4, 1, 2}, {0, 1, 2, 3, 4})
+    assert plan.part(["b", "a"], [2, 4], [3]) == ({"a", "b"}, {4, 2}, {3})
+    for names, seeds, folds, said in (
+        (["c"], [], [], "models of rd; a; b, got 'c'"),
+        ([], [1], [], "4 among them"),
+        ([], [4, 9], [], "of 4, 1, 2"),
+        ([], [], [0, 5], "folds of 0 to 4, got 5"),
+        ([], [], [-1], "folds of 0 to 4, got -1"),
     ):
         with pytest.raises(ValueError, match=said):
-            plan.part(names, seeds)
+            plan.part(names, seeds, folds)

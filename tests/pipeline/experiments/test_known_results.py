@@ -101,6 +101,23 @@ def test_seeds_and_folds_that_a_file_lacks_are_trained(bench, features, tmp_path
     assert found.numbers.rows[0].numbers == table.numbers.rows[0].numbers
 
 
+def test_one_fold_can_be_told_alone_beside_the_table_of_all(bench, features, tmp_path):
+    out, table = bench
+    plan = read_plan(write(tmp_path))
+    alone = cross_validate(plan, features, out, "0", part=plan.part(folds=[1]), on_end=lambda progress: 1 / 0)
+    assert (alone.folds_in, alone.lacking) == ((1,), [])
+    assert alone.numbers.queries < table.numbers.queries
+    assert "ONLY fold 1 of 2" in (out / "table-of-fold-1.md").read_text()
+    assert "All 2 folds" in (out / "table.md").read_text()
+    fresh, ended = tmp_path / "fresh", []
+    first = cross_validate(plan, features, fresh, "0", part=plan.part(folds=[0]), on_end=ended.append)
+    assert {each.task.fold for each in ended} == {0}
+    assert (first.lacking, ended[-1].left) == ([], 0)
+    assert not (fresh / "table.md").exists()
+    with pytest.raises(ValueError, match="expected folds of 0 to 1, got 2"):
+        plan.part(folds=[2])
+
+
 def test_results_of_other_settings_seeds_or_annotations_are_not_used_and_the_tables_say_so(bench, features, tmp_path):
     out, _ = bench
 
