@@ -27,7 +27,7 @@ def compare(
     protocol: Protocol = None,
     metric: Annotated[list[str] | None, typer.Option(help="Also compare this, such as mAP or HL-Good-Hit1.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Count a query without prediction as wrong.")] = False,
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap over videos.")] = 10_000,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap over source videos.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     markdown: Annotated[Path | None, typer.Option(help="Write table and verdicts as Markdown.")] = None,
     json_to: Annotated[

@@ -187,7 +187,7 @@ def _print_results(rows: Mapping[str, Results], together: Several | None, to_std
                 _cells(f"{group}\n({groups[group]['queries']} queries)", line, columns) for group, line in lines.items()
             ]
             table([f"by {by}", *columns], body, title=name, to_stderr=to_stderr)
-    say("in percent; in brackets the 95% interval, by bootstrap over videos")
+    say("in percent; in brackets the 95% interval, by bootstrap over source videos")
     for name, results in rows.items() if together is not None else [("", first)]:
         for note in results.rdmf["notes"]:
             say(f"note: {name}: {note}" if name else f"note: {note}")

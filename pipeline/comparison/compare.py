@@ -134,12 +134,12 @@ def compare(
         if name not in shared:
             raise ValueError(f"expected metrics that every system has, of {', '.join(shared)}, got {name!r}")
 
-    vid = first.table["vid"]
+    source = first.table["source"]
     pairs = [(name, each.name) for name in chosen for each in baselines]
     differences = [columns[system.name][name] - columns[other][name] for name, other in pairs]
-    means = resampled_means(np.stack(differences, axis=1), vid, resamples, seed)  # [R, metrics x baselines]
+    means = resampled_means(np.stack(differences, axis=1), source, resamples, seed)  # [R, metrics x baselines]
     found_tests = [
-        _test(name, other, columns[system.name][name], columns[other][name], vid, means[:, i])
+        _test(name, other, columns[system.name][name], columns[other][name], source, means[:, i])
         for i, (name, other) in enumerate(pairs)
     ]
     tests: list[PairedTest] = []
@@ -179,7 +179,7 @@ def _average_precision(columns: dict[str, dict[str, np.ndarray]], shared: Sequen
 
 
 def _test(
-    metric: str, baseline: str, ours: np.ndarray, theirs: np.ndarray, vid: np.ndarray, means: np.ndarray
+    metric: str, baseline: str, ours: np.ndarray, theirs: np.ndarray, source: np.ndarray, means: np.ndarray
 ) -> PairedTest:
     counted = np.isfinite(ours) & np.isfinite(theirs)
     if not counted.any():
@@ -191,5 +191,5 @@ def _test(
     return PairedTest(
         metric, baseline, float(ours[counted].mean()), float(theirs[counted].mean()), float(differences.mean()),
         float(low[0]), float(high[0]), size if np.isfinite(size) else None, t if np.isfinite(t) else None, t_p,
-        bootstrap_p(means), int(counted.sum()), len(np.unique(vid[counted])),
+        bootstrap_p(means), int(counted.sum()), len(np.unique(source[counted])),
     )  # fmt: skip

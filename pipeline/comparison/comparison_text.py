@@ -38,10 +38,10 @@ def method(comparison: Comparison) -> str:
     baselines = ", ".join(name for name in comparison.seeds if name != comparison.system)
     return (
         f"{comparison.system} against {baselines} on {comparison.dataset} {comparison.split}: "
-        f"{queries} queries about {videos} videos. {comparison.ap}. Numbers in percent; intervals and the bootstrap "
-        f"p-value resample whole videos ({comparison.resamples} times, seed {comparison.seed}), the t-test pairs "
-        "queries; both p-values are corrected by Holm's method over the baselines of a metric; d_z is Cohen's effect "
-        f"size of paired differences. A difference is significant where both are below {ALPHA:g}."
+        f"{queries} queries about {videos} source videos. {comparison.ap}. Numbers in percent; intervals and the "
+        f"bootstrap p-value resample whole source videos ({comparison.resamples} times, seed {comparison.seed}), the "
+        "t-test pairs queries; both p-values are corrected by Holm's method over the baselines of a metric; d_z is "
+        f"Cohen's effect size of paired differences. A difference is significant where both are below {ALPHA:g}."
     )
 
 

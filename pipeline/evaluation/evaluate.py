@@ -101,8 +101,8 @@ def evaluate(
     if protocol == "highlights":
         ours["by_sentence"] = _by_sentence(pairs, table)
     if resamples:
-        ours["interval"] = f"95% bootstrap over videos, {resamples} resamples, seed {seed}; fractions"
-        ours["intervals"] = intervals(columns(table), table["vid"], resamples, seed)
+        ours["interval"] = f"95% bootstrap over source videos, {resamples} resamples, seed {seed}; fractions"
+        ours["intervals"] = intervals(columns(table), table["source"], resamples, seed)
     for name in by:
         groups, order = groups_of(pairs.queries, pairs.duration_s, name)
         found = by_group(table, groups, order, resamples, seed)

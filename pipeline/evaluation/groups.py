@@ -60,7 +60,7 @@ def _numbers(table: dict[str, np.ndarray], resamples: int, seed: int) -> GroupNu
         len(table["qid"]),
         len(np.unique(table["vid"])),
         {name: mean(column) for name, column in named.items()},
-        intervals(named, table["vid"], resamples, seed) if resamples else {},
+        intervals(named, table["source"], resamples, seed) if resamples else {},
     )
 
 

@@ -1,6 +1,7 @@
-"""Bootstrap intervals for means over queries, resampling whole videos.
+"""Bootstrap intervals for means over queries, resampling whole source videos.
 
-Queries of one video share its features and often its windows, so they are not independent draws; videos are.
+Queries of one video share its features and often its windows, and segments that were cut from one video (QVHighlights
+has some three of each) share its scenes, so they are not independent draws; source videos are.
 
 Dimensions: Q queries, M numbers, R resamples.
 """

@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ...manifests.folds import group_of
 from ...manifests.schema import Manifest, Query
 from . import metrics
 from .predictions import Prediction
@@ -32,6 +33,11 @@ class Pairs:
     clip_seconds: np.ndarray
     """float64 [Q], a clip of the annotation's grid, or of the dataset's features where there is no saliency."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """[Q], the source video of each: what intervals resample, as segments of one are no independent draws."""
+        return np.array([group_of(self.dataset, query.vid) for query in self.queries])
 
     @property
     def missing(self) -> list[str]:

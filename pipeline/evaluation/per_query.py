@@ -22,12 +22,12 @@ def per_query(
 ) -> dict[str, np.ndarray]:
     """One row a query, in the order of the annotations; fractions; NaN where the query does not count.
 
-    Always `qid` and `vid` [Q]. With moments: `iou` [Q] (best IoU of the first window), `iou_at_5` [Q] (best
-    of the first five), `ap_by_threshold` [Q, 10], `ap` [Q] (its mean); under protocol qvhighlights also
-    `iou_short`, `ap_short` and so on: the same against just the true windows of that length. With highlights
-    under protocol qvhighlights: `hl_ap` and `hl_hit1` [Q, 3] (Fair, Good, VeryGood); under protocol highlights:
-    `top_ap` [Q]. Raises ValueError as `pair` does, and where truth and predictions share nothing that the
-    protocol judges. `columns` names the numbers that are means of these.
+    Always `qid`, `vid` and `source` [Q], the video that this one was cut from: what intervals resample. With moments:
+    `iou` [Q] (best IoU of the first window), `iou_at_5` [Q] (best of the first five), `ap_by_threshold` [Q, 10],
+    `ap` [Q] (its mean); under protocol qvhighlights also `iou_short`, `ap_short` and so on: the same against just the
+    true windows of that length. With highlights under protocol qvhighlights: `hl_ap` and `hl_hit1` [Q, 3] (Fair,
+    Good, VeryGood); under protocol highlights: `top_ap` [Q]. Raises ValueError as `pair` does, and where truth and
+    predictions share nothing that the protocol judges. `columns` names the numbers that are means of these.
     """
     pairs = pair(predictions, truth, split, allow_missing)
     return score_table(pairs, default_protocol(pairs) if protocol is None else protocol)
@@ -48,7 +48,9 @@ def score_table(pairs: Pairs, protocol: str) -> dict[str, np.ndarray]:
     table = {
         "qid": np.array([query.qid for query in pairs.queries]),
         "vid": np.array([query.vid for query in pairs.queries]),
+        "source": pairs.sources,
     }
+    known = len(table)
     if pairs.judges_moments and protocol != "highlights":
         ranked = metrics.ranking(pairs.predicted_windows)
         table |= moment_scores(pairs.predicted_windows, ranked, pairs.true_windows)
@@ -61,7 +63,7 @@ def score_table(pairs: Pairs, protocol: str) -> dict[str, np.ndarray]:
         table["hl_ap"], table["hl_hit1"] = _highlight_scores(pairs)
     if pairs.judges_highlights and protocol == "highlights":
         table["top_ap"] = np.array([_top_ap(p, q.saliency) for p, q in pairs.rows()])
-    if len(table) == 2:
+    if len(table) == known:
         needed = {"qvhighlights": "windows or saliency scores", "highlights": "saliency scores"}
         raise ValueError(
             f"protocol {protocol!r} judges {needed.get(protocol, 'windows')}, which the predictions and "

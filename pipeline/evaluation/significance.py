@@ -3,7 +3,7 @@
 Everything is about d, the difference of the two on each query. Dimensions: Q queries, R resamples, B baselines.
 
 paired t-test      t = mean(d) / (sd(d) / sqrt(Q)); it takes queries for independent draws
-paired bootstrap   whole videos are drawn with replacement, so queries about one video stay together; the p-value is
+paired bootstrap   whole source videos are drawn with replacement, so queries about one stay together; the p-value is
                    twice the share of resamples in which the mean of d is not on the side where it was found
 effect size        Cohen's d_z = mean(d) / sd(d): 0.2 is called small, 0.5 medium, 0.8 large
 Holm               the smallest of B p-values times B, the next times B - 1, ..., never below the one before

@@ -121,7 +121,7 @@ def tabulate(
     first = every[0]
     assert all(each.table["qid"].tolist() == first.table["qid"].tolist() for each in every), "on the same queries"
     names = [name for name in columns(first.table) if all(name in columns(each.table) for each in every)]
-    videos = first.table["vid"]
+    videos = first.table["source"]
     stacks = {
         folder: {seed: np.stack([columns(found.table)[name] for name in names], 1) for seed, found in of.items()}
         for folder, of in results.items()
@@ -174,11 +174,11 @@ def stacked_differences(table: AblationTable) -> tuple[list[str], list[list[str]
 def method(table: AblationTable) -> str:
     """How the numbers came about, in one paragraph."""
     return (
-        f"{table.dataset} {table.split}: {table.queries} queries about {table.videos} videos, protocol "
-        f"{table.protocol}; means over the seeds {', '.join(map(str, table.seeds))} and over queries, in percent. "
-        "In brackets the 95% interval for other videos and other seeds (bootstrap over videos and deviation over "
-        "seeds, added as variances; Student's t with Satterthwaite's degrees of freedom). Differences from "
-        f"{table.baseline} are paired query by query and seed by seed; 'better' and 'worse' where the p-value, "
+        f"{table.dataset} {table.split}: {table.queries} queries about {table.videos} source videos, "
+        f"protocol {table.protocol}; means over the seeds {', '.join(map(str, table.seeds))} and over queries, in "
+        "percent. In brackets the 95% interval for other videos and other seeds (bootstrap over source videos and "
+        "deviation over seeds, added as variances; Student's t with Satterthwaite's degrees of freedom). Differences "
+        f"from {table.baseline} are paired query by query and seed by seed; 'better' and 'worse' where the p-value, "
         f"corrected by Holm's method over the variants of a metric, is below {ALPHA:g}. Weights: the learned numbers; "
         f"training: a run's seconds, mean over seeds.{cost_method(table)}"
     )

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...manifests.folds import group_of
 from ..comparison import comparison_text
 from ..comparison.compare import ALPHA, Comparison, compare
 from ..comparison.systems import System
@@ -117,13 +116,12 @@ class Shown(NamedTuple):
 
 
 def pooled(results: Sequence[Results]) -> Results:
-    """One model's results with one seed on several folds as one. Its `vid` is the source video."""
+    """One model's results with one seed on several folds as one."""
     first = results[0]
     assert all(each.protocol == first.protocol for each in results)
     names = [name for name in first.table if all(name in each.table for each in results)]
     table = {name: np.concatenate([each.table[name] for each in results]) for name in names}
     assert len(np.unique(table["qid"])) == len(table["qid"]), "every query is tested once"
-    table["vid"] = np.array([group_of(first.rdmf["dataset"], vid) for vid in table["vid"].tolist()])
     missing = [qid for each in results for qid in each.rdmf["missing"]]
     ours = {
         "protocol": first.protocol, "dataset": first.rdmf["dataset"], "split": f"{len(results)} folds",

@@ -24,7 +24,7 @@ from ..evaluation.evaluate import Results
 from ..training.checkpoint import write_json
 from ..training.tensor_files import publish
 
-FORMAT = 1
+FORMAT = 2
 
 
 def keep(run: Path, split: str, results: Results, tree: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...manifests import PROTOCOLS
 from ...manifests.files import annotations_sha256, atomic_file
+from ...manifests.folds import group_of
 from ...manifests.schema import Manifest
 from ...manifests.sealed import is_sealed, sealed
 from ..config import parse_config
@@ -179,7 +180,11 @@ def write_results(
             for fold, seed, found in tests
         ),
     )  # fmt: skip
-    names = [n for n in tests[0][2].table if n not in ("qid", "vid") and all(n in found.table for *_, found in tests)]
+    names = [
+        n
+        for n in tests[0][2].table
+        if n not in ("qid", "vid", "source") and all(n in found.table for *_, found in tests)
+    ]
     sizes = [len(found.table["qid"]) for *_, found in tests]
     columns: dict[str, np.ndarray] = {
         "fold": np.repeat(np.array([fold for fold, *_ in tests], np.int32), sizes),
@@ -270,7 +275,10 @@ def _on_fold(file: KnownFile, fold: int, manifest: Manifest) -> OnFold:
             )
         rows = rows[np.argsort([place[qid] for qid in qids])]
         own = {name: column[rows] for name, column in table.items() if name not in ("fold", "seed")}
-        own |= {"vid": np.array([query.vid for query in asked])}
+        own |= {
+            "vid": np.array([query.vid for query in asked]),
+            "source": np.array([group_of(manifest.dataset, query.vid) for query in asked]),
+        }
         ours = {"dataset": said.dataset, "missing": list(test.missing), "notes": list(test.notes)}
         results[test.seed] = Results(said.protocol, official_numbers(own, said.protocol), ours, own)
     trained = {

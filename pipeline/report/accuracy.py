@@ -52,7 +52,7 @@ def headline(report: Report) -> Section:
         "from a publication. Published tables mix splits, so compare within this page.",
     ]
     notes = [
-        f"In brackets: 95% interval, bootstrap over videos ({report.resamples:,} resamples, seed {report.seed})."
+        f"In brackets: 95% interval, bootstrap over source videos ({report.resamples:,} resamples, seed {report.seed})."
         + (" After ±: deviation over seeds." if report.spread else "")
         + (" Bold: the highest of its column, be it by chance or not (see Differences)." if len(names) > 1 else "")
     ]

@@ -80,18 +80,18 @@ def reliability(
     listed = [listed_windows(pairs) for pairs in seeds]
     confidence = np.concatenate([c[:, 0] for c, _ in listed])
     iou = np.concatenate([found[:, 0] for _, found in listed])
-    vid = np.concatenate([[query.vid for query in pairs.queries] for pairs in seeds])
+    source = np.concatenate([pairs.sources for pairs in seeds])
     qid = np.concatenate([[query.qid for query in pairs.queries] for pairs in seeds])
     counted = np.isfinite(confidence) & np.isfinite(iou)
-    confidence, iou, vid, qid = confidence[counted], iou[counted], vid[counted], qid[counted]
+    confidence, iou, source, qid = confidence[counted], iou[counted], source[counted], qid[counted]
     if len(iou) < FEWEST:
         return None
     bins = quantile_bins(confidence)
     inside = np.arange(bins.max() + 1) == bins[:, None]  # [N, B]
-    means = resampled_means(np.where(inside, iou[:, None], np.nan), vid, resamples, seed)
+    means = resampled_means(np.where(inside, iou[:, None], np.nan), source, resamples, seed)
     low, high = percentiles(means)
     probabilities = bool(confidence.min() >= 0 and confidence.max() <= 1)
-    difference = resampled_means((confidence - iou)[:, None], vid, resamples, seed)
+    difference = resampled_means((confidence - iou)[:, None], source, resamples, seed)
     ends = [float(end[0]) for end in percentiles(difference)]
     error = float(np.abs((inside * (confidence - iou)[:, None]).mean(0)).sum())
     every = [np.concatenate([part[k].ravel() for part in listed]) for k in (0, 1)]
@@ -102,7 +102,7 @@ def reliability(
         np.array([confidence[column].mean() for column in inside.T]),
         (np.cumsum(inside.sum(0)) - inside.sum(0) / 2) / len(iou),
         np.array([iou[column].mean() for column in inside.T]), low, high,
-        _spearman_with_interval(confidence, iou, vid, resamples, seed), all_listed,
+        _spearman_with_interval(confidence, iou, source, resamples, seed), all_listed,
         error if probabilities else None,
         (float((confidence - iou).mean()), ends[0], ends[1]) if probabilities else None,
         float(reached(iou, 0.5).mean()),

@@ -90,7 +90,7 @@ def collect(
         judged=judged,
         resamples=resamples,
         seed=seed,
-        numbers={each.name: intervals(each.columns, judged.vid, resamples, seed) for each in all_systems},
+        numbers={each.name: intervals(each.columns, judged.sources, resamples, seed) for each in all_systems},
         spread={name: over_runs(results) for name, results in several.items()},
         highest_hl_map=_highest_hl_map(judged),
         comparison=comparison,

@@ -44,7 +44,7 @@ def groupings(judged: Judged, resamples: int, seed: int) -> list[Grouped]:
         numbers = {
             system.name: {
                 group: intervals(
-                    {n: column[at] for n, column in system.system.columns.items()}, judged.vid[at], resamples, seed
+                    {n: column[at] for n, column in system.system.columns.items()}, judged.sources[at], resamples, seed
                 )
                 for group, at in rows.items()
             }

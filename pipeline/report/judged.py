@@ -74,9 +74,9 @@ class Judged:
         return self.pairs.queries
 
     @property
-    def vid(self) -> np.ndarray:
+    def sources(self) -> np.ndarray:
         """[Q], what intervals resample."""
-        return self.results.table["vid"]
+        return self.results.table["source"]
 
     @property
     def runs(self) -> tuple[Opened, ...]:

@@ -36,7 +36,7 @@ def recall_curves(judged: Judged, resamples: int, seed: int) -> list[RecallCurve
             continue
         found = [np.stack([reached(table["iou"], t) for t in RECALL_THRESHOLDS], axis=1) for table in tables]
         average = np.mean(found, axis=0)  # [Q, K]
-        low, high = bootstrap_means(average, judged.vid, resamples, seed)
+        low, high = bootstrap_means(average, judged.sources, resamples, seed)
         value = np.array([mean(column) for column in average.T], np.float64)
         out.append(RecallCurve(system.name, RECALL_THRESHOLDS, value, low, high))
     return out

@@ -121,8 +121,7 @@ def _profile(
     start, end = average[:, :k], average[:, k : 2 * k]
     rise, fall = start[:, REACH] - start[:, REACH - 1], end[:, REACH - 1] - end[:, REACH]
     columns = np.column_stack([average, rise, fall])
-    vid = np.array([query.vid for query in pairs.queries])
-    low, high = percentiles(resampled_means(columns, vid, resamples, seed))
+    low, high = percentiles(resampled_means(columns, pairs.sources, resamples, seed))
     value = _mean_of_rows(columns)
     curve = np.stack([value, low, high], axis=1)
 

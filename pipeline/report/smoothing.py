@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...manifests.folds import group_of
 from ...manifests.schema import Moment, Query
 from ..evaluation.intervals import percentiles, resampled_means
 from .judged import Judged, Opened, Say
@@ -81,7 +82,7 @@ def smoothings(judged: Judged, resamples: int, seed: int, say: Say) -> list[Smoo
 
 def _smoothing(run: Opened, judged: Judged, resamples: int, seed: int) -> Smoothing | None:
     asked = {query.qid for query in judged.queries}
-    rows, vids, example = [], [], None
+    rows, sources, example = [], [], None
     features: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for query in run.dataset.queries:
         if query.qid not in asked or not query.windows:
@@ -93,7 +94,7 @@ def _smoothing(run: Opened, judged: Judged, resamples: int, seed: int) -> Smooth
             continue
         changes, places = _changes(raw, diffused), places_of(times_s.mean(1), query.windows)
         rows.append([_mean(change[places == place]) for change in changes for place in PLACES])
-        vids.append(query.vid)
+        sources.append(group_of(judged.pairs.dataset, query.vid))
         if example is None and len(query.windows) == 1 and (places == "border").sum() == 2:
             between = (times_s[:-1, 1] + times_s[1:, 0]) / 2
             example = Example(
@@ -103,8 +104,8 @@ def _smoothing(run: Opened, judged: Judged, resamples: int, seed: int) -> Smooth
     complete = np.isfinite(table[:, [0, 1, 3, 4]]).all(axis=1)
     if not complete.any():
         return None
-    table, vid = table[complete], np.array(vids)[complete]
-    means = resampled_means(table, vid, resamples, seed)
+    table = table[complete]
+    means = resampled_means(table, np.array(sources)[complete], resamples, seed)
     value = [_mean(column) for column in table.T]
     low, high = percentiles(means)
 

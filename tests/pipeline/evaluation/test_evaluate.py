@@ -179,6 +179,23 @@ def test_the_table_holds_what_the_metrics_are_means_of() -> None:
     assert results.rdmf["intervals"]["mAP-short"]["value"] == pytest.approx(np.nanmean(table["ap_short"]))
 
 
+def test_segments_of_one_source_video_are_resampled_together() -> None:
+    """Three right and three wrong answers. Where these are the segments of two videos, a quarter of the resamples has
+    none right; where they are six videos, one in 64."""
+
+    def interval(*vids: str) -> tuple[float, float]:
+        of = manifest(*(Query(vid, vid, "q", "val", (Moment(0, 10),)) for vid in vids))
+        windows = 3 * ([[0, 10, 1.0]],) + 3 * ([[12, 14, 1.0]],)
+        listed = [Prediction(vid, np.array(w)) for vid, w in zip(vids, windows, strict=True)]
+        found = evaluate(listed, of, resamples=2000).rdmf["intervals"]["R1@0.5"]
+        return found["low"], found["high"]
+
+    assert interval(*(f"{source}_{at}.0_{at + 150}.0" for source in "ab" for at in (0, 150, 300))) == (0, 1)
+    assert interval(*(f"{source}_0.0_150.0" for source in "abcdef")) == pytest.approx((1 / 6, 5 / 6))
+    of = manifest(Query("1", "a_0.0_150.0", "q", "val", (Moment(0, 10),)), dataset="charades")
+    assert per_query([Prediction("1", np.array([[0, 5, 1.0]]))], of)["source"].tolist() == ["a_0.0_150.0"]
+
+
 def test_short_saliency_lists_are_filled_with_zero_and_long_ones_cut() -> None:
     only = manifest(Query("1", "a", "first", "val", (), Saliency((9,), ((4, 4, 4),))))
     negative = Prediction("1", None, np.full(9, -1.0))  # clip 9, filled with 0, comes out on top
