@@ -22,7 +22,8 @@ def crossval(
     plan: Annotated[
         Path,
         typer.Argument(
-            help="YAML file of a plan, or the name of one that comes with rdmf: captions, demo.", metavar="PLAN"
+            help="YAML file of a plan, or the name of one that comes with rdmf: captions, captions-published, demo.",
+            metavar="PLAN",
         ),
     ],
     features: Annotated[Path, typer.Option(help="Folder that `rdmf features` made; it is only read.")],
