@@ -43,6 +43,21 @@ def alike(config: ModelConfig, text_dim: int) -> slice:
     return slice(first, first + text_dim)
 
 
+def _check_alike(relevance_from: int | None, video_dim: int, text_dim: int) -> None:
+    """Raises ValueError where clips have no columns that can be compared with the sentence's."""
+    if text_dim > video_dim or (relevance_from is None and text_dim < video_dim):
+        advice = ", or model.relevance_from to where the sentence's space begins" * (text_dim < video_dim)
+        raise ValueError(
+            f"expected clips and words of one width for model.relevance, as encoders of one space have, got "
+            f"{video_dim} and {text_dim}: set it to 0{advice}"
+        )
+    if (relevance_from or 0) + text_dim > video_dim:
+        raise ValueError(
+            f"expected model.relevance_from of 0 to {video_dim - text_dim}, so that {text_dim} of the clips' "
+            f"{video_dim} columns follow, got {relevance_from}"
+        )
+
+
 class RDMF(nn.Module):
     """Diffusion, fusion and heads; the part that is trained."""
 
@@ -53,13 +68,8 @@ class RDMF(nn.Module):
         self.project_clips = _projection(video_dim + 2 * config.clip_times, hidden, config.input_dropout)
         self.project_words = _projection(text_dim, hidden, config.input_dropout)
         self.alike = alike(config, text_dim)
-        if config.relevance and (
-            self.alike.stop > video_dim or (config.relevance_from is None and text_dim < video_dim)
-        ):
-            raise ValueError(
-                f"expected clips and words of one width for model.relevance, as encoders of one space have, got "
-                f"{video_dim} and {text_dim}: set it to 0, or model.relevance_from to where the sentence's space begins"
-            )
+        if config.relevance:
+            _check_alike(config.relevance_from, video_dim, text_dim)
         self.relevance = Relevance(text_dim, hidden, config.relevance) if config.relevance else None
         diffusion = config.diffusion
         self.diffusion = TemporalDiffusion(diffusion.steps, diffusion.dt, diffusion.d)

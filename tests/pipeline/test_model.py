@@ -126,8 +126,13 @@ def test_relevance_looks_at_the_columns_of_the_sentences_space_alone():
     torch.testing.assert_close(told, model.relevance(clips[..., 5:], mask, words, word_mask))
     other = torch.cat((torch.randn(1, 4, 5), clips[..., 5:]), -1)
     assert torch.equal(told, model.told(torch.zeros(1, 4, 32), other, mask, words, word_mask))
-    with pytest.raises(ValueError, match="got 21 and 16"):
-        RDMF(load_config(None, [*SMALL, "model.relevance=2", "model.relevance_from=6"]).model, 21, 16)
+    for first, dims, said in (
+        ("6", (21, 16), "model.relevance_from of 0 to 5, so that 16 of the clips' 21 columns follow, got 6"),
+        ("null", (21, 16), "got 21 and 16: set it to 0, or model.relevance_from"),
+        ("0", (8, 16), "got 8 and 16: set it to 0$"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            RDMF(load_config(None, [*SMALL, "model.relevance=2", f"model.relevance_from={first}"]).model, *dims)
 
 
 def test_relevance_is_the_cosine_of_clip_and_sentence_with_weighted_channels():
