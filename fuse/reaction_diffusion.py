@@ -2,14 +2,18 @@
 
     dU/dt = D_u Lap U + f(U, V)    dV/dt = D_v Lap V + g(U, V)    f, g: kinetics.py; the steps: integrate.py
 
-U^0 is the video and V^0 the sentence (the mean of its words, the same for every clip), each mapped into (0, 1) by a
-normalisation, a linear layer and a sigmoid: the kinetics are cubic, and unbounded features overflow within an epoch.
+U^0 is the video and V^0 the sentence, each mapped into (0, 1) by a normalisation, a linear layer and a sigmoid: the
+kinetics are cubic, and unbounded features overflow within an epoch. What a clip has of the sentence is the `inhibitor`:
+
+    sentence  the mean of the words, equation (4), the same for every clip
+    words     what the clip hears of them by attention (ours): each clip its own V^0
+
 U after M steps is mapped back by a norm and a linear layer, never by a logit: U may leave (0, 1). How far, and that
 U, V >= 0 and V <= 1, is proven in bounds.py for all rates that training can reach; rates.py keeps them there.
 
 The loop below is the readable reference. `fused.py` takes all Euler steps in one pass over the data, forward and back.
 
-Dimensions: B sequences, T clips, L words, D hidden.
+Dimensions: B sequences, T clips, L words, D hidden, H heads, K = D / H.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .block import FusionBlock
 from .bounds import Bounds, bounds, limits
@@ -32,6 +37,8 @@ from .spectrum import CosineModes
 SPREAD = 2.0
 """Standard deviation of what goes into the sigmoids at the start. The default of 0.6 keeps both species near 1/2, where
 U U V hardly tells one sentence from another, and training takes very long to notice the text."""
+
+INHIBITORS = ("sentence", "words")
 
 Species = tuple[Tensor, Tensor]
 State = tuple[Tensor, ...]
@@ -131,16 +138,22 @@ class ReactionDiffusionFusion(FusionBlock):
         kinetics: str = "gray_scott",
         integrator: str = "euler",
         rates_per_channel: bool = False,
+        inhibitor: str = "sentence",
+        heads: int = 8,
         method: str = "fused",
         **reaction: float,
     ) -> None:
         """reaction: the rates of the kinetics by name, as feed=0.04, kill=0.06. Bad values raise ValueError.
 
         diffusion_order: 'paper' keeps d_video > d_text, 'turing' keeps a pattern growing, 'free' neither (rates.py).
-        method: 'fused' or 'loop'; the numbers are the same but for rounding.
+        inhibitor: 'sentence' or 'words', heard with so many heads. method: 'fused' or 'loop'; the numbers are the same
+        but for rounding.
         """
         super().__init__(hidden, dropout, ffn)
-        _check_choices(diffusion_order=diffusion_order, kinetics=kinetics, integrator=integrator, method=method)
+        _check_choices(
+            diffusion_order=diffusion_order, kinetics=kinetics, integrator=integrator, inhibitor=inhibitor,
+            method=method,
+        )  # fmt: skip
         if steps < 1:
             raise ValueError(f"expected steps >= 1 of reaction and diffusion, got {steps}")
         if diffusion_order == "turing" and kinetics != "gray_scott":
@@ -156,6 +169,12 @@ class ReactionDiffusionFusion(FusionBlock):
         for into in (self.to_video, self.to_text):
             nn.init.normal_(into.weight, std=SPREAD / math.sqrt(hidden))
         self.norm_reacted, self.back = nn.LayerNorm(hidden), nn.Linear(hidden, hidden)
+        self.inhibitor, self.heads = inhibitor, heads
+        if inhibitor == "words":
+            if heads < 1 or hidden % heads:
+                raise ValueError(f"expected heads that divide hidden = {hidden}, got {heads}: change either")
+            self.query = nn.Linear(hidden, hidden)
+            self.key = nn.Linear(hidden, hidden, bias=False)  # one would shift all words alike, which no softmax sees
 
     @property
     def rate_names(self) -> tuple[str, ...]:
@@ -174,13 +193,26 @@ class ReactionDiffusionFusion(FusionBlock):
         return Bounds(*map(max, zip(*found, strict=True)))
 
     def species(self, clips: Tensor, words: Tensor, word_mask: Tensor) -> Species:
-        """U^0 [B, T, D] and V^0 [B, 1, D] in (0, 1), from normalised clips [B, T, D] and words [B, L, D]."""
+        """U^0 [B, T, D] and V^0 [B, T or 1, D] in (0, 1), from normalised clips [B, T, D] and words [B, L, D]."""
         u = self.to_video(clips)  # [B, T, D]
-        v = self.to_text(self.norm_words(masked_mean(words, word_mask)))  # [B, D]
+        if self.inhibitor == "words":
+            v = self._heard(clips, self.norm_words(words), word_mask)  # [B, T, D]
+        else:
+            v = self.to_text(self.norm_words(masked_mean(words, word_mask))).unsqueeze(1)  # [B, 1, D]
         # Five steps change the state by a few per cent: never in half precision.
         exact = torch.promote_types(u.dtype, torch.float32)
         with torch.autocast(clips.device.type, enabled=False):
-            return u.to(exact).sigmoid(), v.to(exact).sigmoid().unsqueeze(1)
+            return u.to(exact).sigmoid(), v.to(exact).sigmoid()
+
+    def _heard(self, clips: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """What each clip hears: attention over the words as `to_text` maps them, [B, T, D]."""
+        seen = word_mask | ~word_mask.any(1, keepdim=True)  # a row without words hears padding, which is 0: no NaN
+        query, key, value = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T or L, K]
+            for x in (self.query(clips), self.key(words), self.to_text(words))
+        )
+        heard = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None, None])
+        return heard.transpose(1, 2).flatten(2)
 
     def mix(self, clips: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         u, v = self.species(clips, words, word_mask)
@@ -204,6 +236,7 @@ def _check_choices(**chosen: str) -> None:
         "diffusion_order": DIFFUSION_ORDERS.keys(),
         "kinetics": KINETICS.keys(),
         "integrator": INTEGRATORS.keys(),
+        "inhibitor": INHIBITORS,
         "method": METHODS.keys(),
     }
     for name, value in chosen.items():

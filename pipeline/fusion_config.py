@@ -60,6 +60,10 @@ class ReactionDiffusionConfig(FuserSettings):
     """'paper' keeps d_video > d_text whatever is learned, 'turing' keeps a pattern growing, 'free' neither."""
     rates_per_channel: bool = False
     """Whether each channel learns its own four rates."""
+    inhibitor: Literal["sentence", "words"] = "sentence"
+    """What V starts from: the mean of the words, the paper's; or what each clip hears of them by attention ..."""
+    heads: Count = 8
+    """... of so many heads."""
 
     @model_validator(mode="before")
     @classmethod

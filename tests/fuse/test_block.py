@@ -14,9 +14,9 @@ HIDDEN = 16
 class Clips(nn.Module):
     """The clips of a fusion, which may say more."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, **settings: str) -> None:
         super().__init__()
-        self.kind, self.inner = kind, FUSERS[kind](HIDDEN, ffn=32)
+        self.kind, self.settings, self.inner = kind, settings, FUSERS[kind](HIDDEN, ffn=32, **settings)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         return Fused.of(self.inner(*inputs)).clips
@@ -27,10 +27,11 @@ class Clips(nn.Module):
         return [p for name, p in self.inner.named_parameters() if not name.startswith(apart)]
 
 
-@pytest.fixture(params=list(FUSERS))
+@pytest.fixture(params=[*((kind, {}) for kind in FUSERS), ("reaction_diffusion", {"inhibitor": "words"})], ids=str)
 def fuser(request: pytest.FixtureRequest) -> Clips:
     torch.manual_seed(0)
-    return Clips(request.param).eval()
+    kind, settings = request.param
+    return Clips(kind, **settings).eval()
 
 
 def rows(lengths: list[int], longest: int, garbage: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +110,7 @@ def test_a_saved_state_restores_the_same_outputs(fuser: Clips) -> None:
     inputs = *rows([6], 6, 0.0), *rows([4], 4, 0.0)
     for parameter in fuser.parameters():
         nn.init.normal_(parameter, std=0.3)
-    other = Clips(fuser.kind).eval()
+    other = Clips(fuser.kind, **fuser.settings).eval()
     other.load_state_dict(fuser.state_dict())
     assert torch.equal(fuser(*inputs), other(*inputs))
 

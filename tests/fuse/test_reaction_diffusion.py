@@ -10,7 +10,7 @@ import torch
 from rdmf.fuse.bounds import bounds
 from rdmf.fuse.kinetics import KINETICS, gray_scott
 from rdmf.fuse.rates import Rates
-from rdmf.fuse.reaction_diffusion import ReactionDiffusionFusion, masked_mean, react_and_diffuse
+from rdmf.fuse.reaction_diffusion import INHIBITORS, ReactionDiffusionFusion, masked_mean, react_and_diffuse
 
 PAPER = Rates(0.2, 0.1, 0.04, 0.06)
 
@@ -80,6 +80,7 @@ SYSTEMS = [
     {"kinetics": "schnakenberg", "integrator": "ssprk3"},
     {"kinetics": "fitzhugh_nagumo", "integrator": "imex"},
     {"rates_per_channel": True},
+    {"inhibitor": "words"},
 ]
 
 
@@ -100,9 +101,37 @@ def test_what_is_proven_stays_proven_through_violent_training(system: dict[str, 
             assert bounds(block.kinetics, rates, block.dt, block.steps, block.integrator).load <= 1 + 1e-5
 
 
-def test_every_parameter_receives_a_finite_gradient() -> None:
+def test_clips_hear_words_by_attention_written_out() -> None:
     torch.manual_seed(0)
-    block, inputs = ReactionDiffusionFusion(8, ffn=16, dropout=0.0), batch()
+    block = ReactionDiffusionFusion(8, inhibitor="words", heads=2).double().eval()
+    clips, _, words, word_mask = batch(dtype=torch.float64)
+    u, v = block.species(clips, words, word_mask)
+    assert u.shape == v.shape == (2, 6, 8)
+    for row, length in enumerate((5, 2)):
+        said = block.norm_words(words[row, :length])
+        values = block.to_text(said)
+        for clip in range(6):
+            query, keys = block.query(clips[row, clip]), block.key(said)
+            for head in (slice(0, 4), slice(4, 8)):
+                weights = (keys[:, head] @ query[head] / 2).softmax(0)  # sqrt of 4 channels a head
+                expected = (weights[:, None] * values[:, head]).sum(0).sigmoid()
+                torch.testing.assert_close(v[row, clip, head], expected)
+
+
+def test_a_sentence_of_one_word_is_the_same_to_both_inhibitors() -> None:
+    torch.manual_seed(0)
+    by_words = ReactionDiffusionFusion(8, inhibitor="words", steps=9).eval()
+    whole = ReactionDiffusionFusion(8, steps=9).eval()
+    whole.load_state_dict({name: x for name, x in by_words.state_dict().items() if name in whole.state_dict()})
+    clips, clip_mask, words, word_mask = batch()
+    word_mask = word_mask & (torch.arange(5) < 1)
+    torch.testing.assert_close(by_words(clips, clip_mask, words, word_mask), whole(clips, clip_mask, words, word_mask))
+
+
+@pytest.mark.parametrize("inhibitor", INHIBITORS)
+def test_every_parameter_receives_a_finite_gradient(inhibitor: str) -> None:
+    torch.manual_seed(0)
+    block, inputs = ReactionDiffusionFusion(8, ffn=16, dropout=0.0, inhibitor=inhibitor), batch()
     (block(*inputs) ** 3).sum().backward()
     for name, parameter in block.named_parameters():
         assert parameter.grad is not None, name
@@ -174,6 +203,8 @@ def test_species_start_between_zero_and_one_however_large_the_weights(
         ({"kinetics": "brusselator"}, "expected kinetics gray_scott or .*, got 'brusselator'"),
         ({"integrator": "rk4"}, "expected integrator euler or ssprk3 or imex"),
         ({"method": "magic"}, "expected method fused or loop"),
+        ({"inhibitor": "letters"}, "expected inhibitor sentence or words, got 'letters'"),
+        ({"inhibitor": "words", "heads": 3}, "expected heads that divide hidden = 8, got 3"),
         ({"a": 0.1}, "expected feed and kill as the rates of gray_scott, got a"),
         ({"diffusion_order": "turing", "kinetics": "schnakenberg"}, "expected kinetics gray_scott with"),
         ({"dt": 0.3, "steps": 20}, "no rates of gray_scott are proven"),
