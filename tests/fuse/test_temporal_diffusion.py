@@ -77,15 +77,33 @@ def test_constants_stay_and_long_diffusion_ends_at_the_mean(solver: str) -> None
 
 @pytest.mark.parametrize("garbage", [1e30, float("inf"), float("nan")])
 @pytest.mark.parametrize("channels", [1, 3, 16, 37])
-def test_padding_of_any_length_and_content_changes_no_bit(garbage: float, channels: int) -> None:
+def test_padding_of_any_length_and_content_changes_no_bit_of_the_steps(garbage: float, channels: int) -> None:
     x = torch.randn(1, 6, channels, generator=torch.Generator().manual_seed(0))
-    diffuse = TemporalDiffusion()
+    diffuse = TemporalDiffusion(solver="steps")
     alone = diffuse(x, torch.ones(1, 6, dtype=torch.bool))
     for pad in (1, 5, 30):
         padded = torch.cat([x, torch.full((1, pad, channels), garbage)], 1).repeat(2, 1, 1)
         out = diffuse(padded, (torch.arange(6 + pad) < 6).repeat(2, 1))
         assert torch.equal(out[:, :6], alone.expand(2, -1, -1))
         assert not out[:, 6:].any()
+
+
+@pytest.mark.parametrize("garbage", [1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("channels", [1, 3, 16, 37])
+def test_what_padding_holds_changes_no_bit_and_its_length_the_rounding_alone(garbage: float, channels: int) -> None:
+    """A product with a longer matrix may add its zeros in another order, which is the processor's choice."""
+    x = torch.randn(1, 6, channels, generator=torch.Generator().manual_seed(0))
+    diffuse = TemporalDiffusion()
+    alone = diffuse(x, torch.ones(1, 6, dtype=torch.bool))
+    for pad in (1, 5, 30):
+        mask = (torch.arange(6 + pad) < 6).repeat(2, 1)
+        clean, dirty = (
+            diffuse(torch.cat([x, torch.full((1, pad, channels), held)], 1).repeat(2, 1, 1), mask)
+            for held in (0.0, garbage)
+        )
+        assert torch.equal(clean, dirty)
+        assert not dirty[:, 6:].any()
+        torch.testing.assert_close(dirty[:, :6], alone.expand(2, -1, -1), rtol=0, atol=1e-6)
 
 
 def test_padding_reaches_the_spectral_solver_by_rounding_alone() -> None:
