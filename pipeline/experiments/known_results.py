@@ -29,6 +29,7 @@ from ...manifests.folds import group_of
 from ...manifests.schema import Manifest
 from ...manifests.sealed import is_sealed, sealed
 from ..config import parse_config
+from ..evaluation.columns import columns
 from ..evaluation.evaluate import Results
 from ..evaluation.official import official_numbers
 from .crossval_plan import CrossvalPlan, Model
@@ -36,6 +37,8 @@ from .kept_results import from_arrow, to_arrow
 
 FORMAT = 1
 ENDING = ".parquet"
+OF_QUERIES = ("qid", "vid", "source")
+"""What a table says of a query beside its scores; a file has the first, the annotations the others."""
 _KEY = b"rdmf"
 
 
@@ -154,7 +157,7 @@ def fitting(
                         known.setdefault((k, number), _on_fold(file, k, folds[k]))
                 used.append(model.name)
     if used:
-        notes.append(f"known before, not trained here: {'; '.join(dict.fromkeys(used))}")
+        notes.append(f"not trained here as far as known before: {'; '.join(dict.fromkeys(used))}")
     return known, notes
 
 
@@ -180,18 +183,14 @@ def write_results(
             for fold, seed, found in tests
         ),
     )  # fmt: skip
-    names = [
-        n
-        for n in tests[0][2].table
-        if n not in ("qid", "vid", "source") and all(n in found.table for *_, found in tests)
-    ]
+    names = [n for n in tests[0][2].table if n not in OF_QUERIES and all(n in found.table for *_, found in tests)]
     sizes = [len(found.table["qid"]) for *_, found in tests]
-    columns: dict[str, np.ndarray] = {
+    all_tests: dict[str, np.ndarray] = {
         "fold": np.repeat(np.array([fold for fold, *_ in tests], np.int32), sizes),
         "seed": np.repeat(np.array([seed for _, seed, _ in tests], np.int64), sizes),
     }
-    columns |= {name: np.concatenate([found.table[name] for *_, found in tests]) for name in ("qid", *names)}
-    table = to_arrow(columns).replace_schema_metadata({_KEY: said.model_dump_json().encode()})
+    all_tests |= {name: np.concatenate([found.table[name] for *_, found in tests]) for name in ("qid", *names)}
+    table = to_arrow(all_tests).replace_schema_metadata({_KEY: said.model_dump_json().encode()})
     with atomic_file(path) as temporary:
         temporary.write_bytes(sealed(table, compression="zstd", compression_level=19))
 
@@ -212,7 +211,7 @@ def _read(path: Path) -> KnownFile:
         said = Contents.model_validate_json(json.dumps(header))
         table = from_arrow(pq.read_table(pa.BufferReader(data)))
         _check(said, table)
-    except (ValidationError, pa.ArrowException, ValueError, KeyError) as error:
+    except (ValidationError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{path} holds no results that can be read: {str(error).splitlines()[0]}") from None
     try:
         settings = tuple(_seedless(parse_config(trial, str(path)).model_dump(mode="json")) for trial in said.trials)
@@ -222,7 +221,7 @@ def _read(path: Path) -> KnownFile:
 
 
 def _check(said: Contents, table: dict[str, np.ndarray]) -> None:
-    """Raises ValueError where a file contradicts itself, KeyError where it lacks a column."""
+    """Raises ValueError where a file contradicts itself, KeyError or IndexError where it lacks columns."""
     if said.protocol not in PROTOCOLS:
         raise ValueError(f"expected a protocol of {', '.join(PROTOCOLS)}, got {said.protocol!r}")
     if not said.scores.keys() == said.annotations.keys() or any(
@@ -235,6 +234,8 @@ def _check(said: Contents, table: dict[str, np.ndarray]) -> None:
     for name, column in table.items():
         if name not in ("fold", "seed", "qid") and not (column.dtype.kind == "f" and _are_shares(column)):
             raise ValueError(f"expected shares of 1 in column {name}")
+    columns(table)  # whether all is there that numbers are made of, and as wide as it should be
+    official_numbers(table, said.protocol)
 
 
 def _are_shares(column: np.ndarray) -> bool:

@@ -136,10 +136,7 @@ def trace(model: RDMF, clips: Clips, words: Tensor, sentence: str = "", most_sta
         w = model.project_words(words[None].to(device))
         rates = fusion.rates()
         u, v = fusion.species(fusion.norm_clips(x), w, word_mask)
-        state: tuple[Tensor, ...] = (
-            u,
-            v.expand(u.shape),
-        )  # the mean of the words is the same for every clip, at the start
+        state: tuple[Tensor, ...] = u, v.expand(u.shape)
         stepper = SpeciesStepper(mask, rates, fusion.dt, fusion.kinetics, u.dtype)
         for step in range(fusion.steps + 1):
             if step:

@@ -69,7 +69,7 @@ def test_who_has_the_results_has_the_table_without_training_anything(bench, feat
     assert again.numbers.rows == table.numbers.rows  # seconds and parameters, too
     for part in ("differences", "tests", "tuned", "trials", "runs", "lacking", "select_by"):
         assert getattr(again, part) == getattr(table, part)
-    assert set(again.numbers.notes) - set(table.numbers.notes) == {"known before, not trained here: ca; r/d"}
+    assert set(again.numbers.notes) - set(table.numbers.notes) == {"not trained here as far as known before: ca; r/d"}
     for name in ("ca.parquet", "r-d.parquet"):  # and they go on to whoever is next
         assert (tmp_path / "out" / "results" / name).read_bytes() == (out / "results" / name).read_bytes()
 
@@ -185,6 +185,15 @@ def test_files_that_are_damaged_or_something_else_are_refused_by_name_before_any
     shutil.copyfile(good, path)
     rewritten(path, rows.set_column(rows.schema.get_field_index("iou"), "iou", pa.array(np.full(len(rows), 7.0))))
     refused("expected shares of 1 in column iou")
+    for lacks in ("iou_at_5", "fold"):
+        shutil.copyfile(good, path)
+        rewritten(path, rows.drop_columns([lacks]))
+        refused(rf"ca\.parquet holds no results that can be read: '{lacks}'")
+    shutil.copyfile(good, path)
+    narrow = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(2 * len(rows))), 2)
+    at = rows.schema.get_field_index("ap_by_threshold")
+    rewritten(path, rows.set_column(at, "ap_by_threshold", narrow))
+    refused(r"ca\.parquet holds no results that can be read: index")
     shutil.copyfile(good, path)
     rewritten(path, rows.slice(0, 5))
     refused("expected rows of just the folds and seeds")
