@@ -7,7 +7,8 @@ evaluation/per_query.py; the rest is JSON under the key `rdmf` of its metadata (
 
 They count for a model on a fold where nothing else would come out: the same settings of all trials, the same first
 seed (which tunes), the same features by their fingerprints, the same queries in the same parts with the same
-annotations. What a model is called does not matter. Everything that is read is checked; nothing in a file is run.
+annotations. What a model is called does not matter. Of one model there may be several files, say of other seeds: they
+add up where they were tuned to the same scores. Everything that is read is checked; nothing in a file is run.
 """
 
 from __future__ import annotations
@@ -110,6 +111,12 @@ class OnFold:
     results: dict[int, Results] = field(default_factory=dict)
     """By seed, of the trial that won."""
 
+    def with_more(self, other: OnFold) -> OnFold:
+        """And what another file knows beside it. Where tuning came out otherwise, on another processor, nothing."""
+        if other.scores != self.scores:
+            return self
+        return OnFold(self.scores, other.trained | self.trained, other.results | self.results)
+
 
 @dataclass(frozen=True)
 class KnownFile:
@@ -154,7 +161,8 @@ def fitting(
             elif why is not None:
                 for k, digest in enumerate(annotations):
                     if file.contents.annotations.get(k) == digest:
-                        known.setdefault((k, number), _on_fold(file, k, folds[k]))
+                        found = _on_fold(file, k, folds[k])
+                        known[k, number] = known.get((k, number), found).with_more(found)
                 used.append(model.name)
     if used:
         notes.append(f"not trained here as far as known before: {'; '.join(dict.fromkeys(used))}")

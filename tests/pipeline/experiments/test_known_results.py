@@ -101,6 +101,30 @@ def test_seeds_and_folds_that_a_file_lacks_are_trained(bench, features, tmp_path
     assert found.numbers.rows[0].numbers == table.numbers.rows[0].numbers
 
 
+def test_files_of_one_model_add_up_where_they_were_tuned_alike(bench, features, tmp_path):
+    out, table = bench
+    known = tmp_path / "known"
+    shutil.copytree(out / "results", known)
+    rows = pq.read_table(known / "ca.parquet")
+    tests = json.loads(rows.schema.metadata[b"rdmf"])["tests"]
+    for seed in (3, 1):  # a file of each; together they are the whole
+        path = known / f"ca-{seed}.parquet"
+        shutil.copy(known / "ca.parquet", path)
+        of_seed = pa.array(np.array(rows["seed"]) == seed)
+        rewritten(path, rows.filter(of_seed), tests=[test for test in tests if test["seed"] == seed])
+    (known / "ca.parquet").unlink()
+    found, ended = trained(write(tmp_path), features, tmp_path / "out", known)
+    assert ended == []
+    assert found.numbers.rows == table.numbers.rows
+
+    path = known / "ca-3.parquet"  # the later one
+    scores = json.loads(pq.read_schema(path).metadata[b"rdmf"])["scores"]
+    scores["0"] = scores["0"][::-1]
+    rewritten(path, pq.read_table(path), scores=scores)
+    _, ended = trained(write(tmp_path), features, tmp_path / "again", known)
+    assert ended == [("ca", 3, 0)]
+
+
 def test_one_fold_can_be_told_alone_beside_the_table_of_all(bench, features, tmp_path):
     out, table = bench
     plan = read_plan(write(tmp_path))
