@@ -4,7 +4,7 @@ The numerics are functions: laplacian, spectrum (its closed forms), kinetics, in
 be), rates (learned within it), fused (all steps in one pass), stability (what theory says). The fusions are modules:
 reaction_diffusion and, beside it in the same block, cross_attention and no_fusion; encoder_decoder, a plain
 transformer; joint_encoder, query_dependent and correlation_guided, those of Moment-DETR, QD-DETR and CG-DETR.
-temporal_diffusion and relevance are what clips may go through before.
+temporal_diffusion, relevance and context are what clips may go through before.
 
 Every fuser is called as `fuser(clips [B, T, D], clip_mask bool [B, T], words [B, L, D], word_mask bool [B,
 L])` and returns [B, T, D], or a Fused (output.py) where it has more to say. True marks what is valid, and valid clips
@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from .context import Context
 from .correlation_guided import CorrelationGuidedFusion
 from .cross_attention import CrossAttentionFusion
 from .encoder_decoder import EncoderDecoderFusion
@@ -40,6 +41,7 @@ FUSERS: dict[str, Callable[..., nn.Module]] = {
 
 __all__ = [
     "FUSERS",
+    "Context",
     "CorrelationGuidedFusion",
     "CrossAttentionFusion",
     "EncoderDecoderFusion",

@@ -25,6 +25,14 @@ class DiffusionConfig(Settings):
     """The rate at the start of training."""
 
 
+class ContextConfig(Settings):
+    """Self-attention among clips before the fusion (fuse/context.py)."""
+
+    layers: Annotated[int, Field(ge=0)] = 0
+    heads: Count = 8
+    ffn: Count = 1024
+
+
 class SaliencyConfig(Settings):
     """The head of equation (12)."""
 
@@ -87,6 +95,7 @@ class ModelConfig(Settings):
     """The first column of the clips' features that is in the sentence's space, where several stores are concatenated:
     2304 with SlowFast before CLIP. None: all are."""
     diffusion: DiffusionConfig = DiffusionConfig()
+    context: ContextConfig = ContextConfig()
     fusion: FusionConfig = ReactionDiffusionConfig()
     saliency: SaliencyConfig = SaliencyConfig()
     moment: MomentHeadConfig = MomentHeadConfig()
@@ -99,7 +108,8 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelConfig:
-        for heads in (self.moment.heads, getattr(self.fusion, "heads", 1)):
+        own = self.context.heads if self.context.layers else 1
+        for heads in (self.moment.heads, own, getattr(self.fusion, "heads", 1)):
             if self.hidden % heads:
                 raise ValueError(f"expected heads that divide hidden = {self.hidden}, got {heads}")
         return self

@@ -2,6 +2,7 @@
 
     clips -> projection -> temporal diffusion (1-3) -> fusion with the words (4-8) -> saliency (12), moments (13)
 
+Before the fusion clips may be told how alike they and the sentence are (relevance), and hear each other (context).
 Fusion and heads are entries of FUSERS, SALIENCY_HEADS and MOMENT_HEADS: the published baselines are other choices of
 the three (configs/models/), and everything else is the same.
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..fuse import FUSERS, Fused, Relevance, TemporalDiffusion
+from ..fuse import FUSERS, Context, Fused, Relevance, TemporalDiffusion
 from ..heads import MOMENT_HEADS, SALIENCY_HEADS
 from ..heads.moment import MomentOutput
 from .config import ModelConfig
@@ -73,6 +74,8 @@ class RDMF(nn.Module):
         self.relevance = Relevance(text_dim, hidden, config.relevance) if config.relevance else None
         diffusion = config.diffusion
         self.diffusion = TemporalDiffusion(diffusion.steps, diffusion.dt, diffusion.d)
+        context = config.context
+        self.context = Context(hidden, context.layers, context.heads, context.ffn, dropout) if context.layers else None
         self.fusion = FUSERS[config.fusion.kind](hidden, dropout=dropout, **config.fusion.settings())
         self.saliency = SALIENCY_HEADS[config.saliency.kind](hidden)
         moment = config.moment
@@ -111,10 +114,13 @@ class RDMF(nn.Module):
         return Output(saliency, moments, fused, *other)
 
     def told(self, x: Tensor, clips: Tensor, clip_mask: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """Diffused clips x [B, T, D] with their relevance, if the fusion is told; the rest as `forward` has it."""
-        if self.relevance is None:
-            return x
-        return x + self.relevance(clips[..., self.alike], clip_mask, words, word_mask)
+        """Diffused clips x [B, T, D] as the fusion gets them: with relevance and context, where the model has them.
+
+        The rest as `forward` has it.
+        """
+        if self.relevance is not None:
+            x = x + self.relevance(clips[..., self.alike], clip_mask, words, word_mask)
+        return x if self.context is None else self.context(x, clip_mask)
 
     def projected(self, clips: Tensor, clip_mask: Tensor, positions: Tensor) -> Tensor:
         """Clips [B, T, Dv] in the model's width, [B, T, D], not yet diffused."""
