@@ -44,6 +44,8 @@ def test_without_the_iou_head_confidence_is_the_class_alone():
     [
         ("model.hiden=3", "model.hiden"),
         ("model.hidden=100", "heads that divide"),
+        ("model.context={layers: 1, heads: 3}", "heads that divide hidden = 256, got 3"),
+        ("model.context.layers=-1", "model.context.layers"),
         ("model.fusion.kind=magic", "magic"),
         ("training.lr=-1", "training.lr"),
         ("training.lr=.nan", "training.lr"),

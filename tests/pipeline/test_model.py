@@ -98,6 +98,17 @@ def test_negatives_are_the_next_querys_sentence(batch):
     assert model(*inputs).negative_logits is None
 
 
+def test_the_clips_hear_each_other_before_the_fusion_and_with_their_relevance(batch):
+    more = ["model.relevance=2", "model.relevance_from=0", "model.context={layers: 1, ffn: 64}"]
+    model = RDMF(load_config(None, [*SMALL, *more]).model, 20, 12).eval()
+    clips, words = torch.randn(1, 4, 20), torch.randn(1, 3, 12)
+    mask, word_mask = torch.ones(1, 4, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)
+    x = torch.randn(1, 4, 32)
+    told = model.told(x, clips, mask, words, word_mask)
+    torch.testing.assert_close(told, model.context(x + model.relevance(clips[..., :12], mask, words, word_mask), mask))
+    assert RDMF(load_config(None, SMALL).model, 20, 12).context is None
+
+
 def test_relevance_is_refused_for_encoders_of_other_widths():
     with pytest.raises(ValueError, match=r"one width for model\.relevance, .* got 24 and 16"):
         RDMF(load_config(None, [*SMALL, "model.relevance=2"]).model, 24, 16)

@@ -16,7 +16,7 @@ from rdmf.fuse.rates import Rates
 from rdmf.fuse.reaction_diffusion import react_and_diffuse
 from rdmf.manifests.demo.dataset import DemoConfig, make_demo
 from rdmf.manifests.schema import Query
-from rdmf.pipeline.config import Config, parse_config
+from rdmf.pipeline.config import Config, ContextConfig, parse_config
 from rdmf.pipeline.inspection import trace as tracing
 from rdmf.pipeline.inspection.trace import (
     Trace,
@@ -90,8 +90,9 @@ def test_the_last_state_is_what_the_model_itself_maps_back_and_its_saliency_what
     np.testing.assert_allclose(found.times, np.arange(model.fusion.steps + 1) * model.fusion.dt)
 
 
-def test_a_model_that_is_told_relevance_is_followed_with_it(tiny_config):
-    model_config = tiny_config.model.model_copy(update={"relevance": 2})
+@pytest.mark.parametrize("more", [{"relevance": 2}, {"context": ContextConfig(layers=1, ffn=16)}], ids=str)
+def test_a_model_whose_clips_are_told_more_is_followed_with_it(tiny_config, more):
+    model_config = tiny_config.model.model_copy(update=more)
     torch.manual_seed(0)
     model = RDMF(model_config, 12, 12).eval()
     batch = collate([example_of(24)])
