@@ -26,7 +26,7 @@ class DiffusionConfig(Settings):
 
 
 class ContextConfig(Settings):
-    """Self-attention among clips before the fusion (fuse/context.py)."""
+    """Self-attention among clips before the fusion (fuse/context.py); of use where clips are told relevance."""
 
     layers: Annotated[int, Field(ge=0)] = 0
     heads: Count = 8
