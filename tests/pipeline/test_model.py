@@ -98,7 +98,7 @@ def test_negatives_are_the_next_querys_sentence(batch):
     assert model(*inputs).negative_logits is None
 
 
-def test_the_clips_hear_each_other_before_the_fusion_and_with_their_relevance(batch):
+def test_the_clips_hear_each_other_before_the_fusion_and_with_their_relevance():
     more = ["model.relevance=2", "model.relevance_from=0", "model.context={layers: 1, ffn: 64}"]
     model = RDMF(load_config(None, [*SMALL, *more]).model, 20, 12).eval()
     clips, words = torch.randn(1, 4, 20), torch.randn(1, 3, 12)
