@@ -267,4 +267,6 @@ def _complaint(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
         return f"{place} is no setting; look for a misspelling"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}, got {error['input']!r}"
+    if error["type"] == "value_error":  # ours, which say what they got; the input here is a whole section
+        return f"{place}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{place}: {error['msg']}, got {error['input']!r}"

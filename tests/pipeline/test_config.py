@@ -63,6 +63,11 @@ def test_a_setting_that_does_not_fit_is_named(override, named):
     assert "\n" not in str(error.value)
 
 
+def test_settings_that_do_not_go_together_are_told_without_the_section_they_stand_in():
+    with pytest.raises(ValueError, match=r"model: expected heads that divide hidden = 100, got 8$"):
+        load_config(None, ["model.hidden=100"])
+
+
 @pytest.mark.parametrize("text", ["- a list", "model: [", "5", "\x00"])
 def test_a_file_that_is_no_config_is_refused_in_a_sentence(tmp_path, text):
     path = tmp_path / "broken.yaml"
