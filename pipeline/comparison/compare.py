@@ -54,10 +54,10 @@ class PairedTest:
 
     @property
     def verdict(self) -> str:
-        """One of 'better', 'worse', 'unsettled' (one test finds a difference, the other does not), 'no difference'."""
+        """One of 'better', 'worse', 'unsettled' (one test finds a difference, the other does not), 'not shown'."""
         if self.significant:
             return "better" if self.difference > 0 else "worse"
-        return "unsettled" if min(self.t_p_holm, self.bootstrap_p_holm) < ALPHA else "no difference"
+        return "unsettled" if min(self.t_p_holm, self.bootstrap_p_holm) < ALPHA else "not shown"
 
     def to_json(self) -> dict[str, Any]:
         return self.__dict__ | {"significant": self.significant, "verdict": self.verdict}

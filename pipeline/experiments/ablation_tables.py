@@ -44,9 +44,9 @@ class Number:
 
     @property
     def verdict(self) -> str:
-        """Of a difference: one of 'better', 'worse', 'no difference'."""
+        """Of a difference: one of 'better', 'worse', 'not shown'."""
         if self.p_holm >= ALPHA:
-            return "no difference"
+            return "not shown"
         return "better" if self.value > 0 else "worse"
 
 

@@ -62,7 +62,7 @@ def test_what_is_better_worse_and_not_different_is_said() -> None:
     verdicts = {(t.metric, t.baseline): t.verdict for t in found.tests}
     for metric in ("R1@0.5", "mIoU", "HL-VeryGood-mAP"):
         assert verdicts[metric, "poor"] == "better"
-        assert verdicts[metric, "same"] == "no difference"
+        assert verdicts[metric, "same"] == "not shown"
         assert verdicts[metric, "best"] == "worse"
     said = {t.baseline: found.sentence(t) for t in found.tests if t.metric == "R1@0.5"}
     assert said["poor"].startswith("R1@0.5: ours is significantly better than poor, by ")
@@ -210,7 +210,7 @@ def test_the_published_predictions_are_told_apart_where_they_can_be(
         assert test["significant"] <= excluded
         assert test["sentence"] in (tmp_path / "t.md").read_text("utf-8")
     for metric in ("mAP-long", "R5@0.3"):
-        assert of[metric, "QD-DETR"]["verdict"] == "no difference"
+        assert of[metric, "QD-DETR"]["verdict"] == "not shown"
         assert of[metric, "QD-DETR"]["t_p"] > 0.1
     assert "AP is HL-mAP at VeryGood" in err
     assert (tmp_path / "t.md").read_text("utf-8").count("\n| ") == 11  # the rule and two baselines of five metrics

@@ -103,7 +103,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path, text):
 
 
 def test_a_name_that_is_nowhere_is_refused_with_the_names_that_are():
-    with pytest.raises(ValueError, match=r"captions, captions-longer, captions-published, demo; got 'caption'"):
+    with pytest.raises(ValueError, match=r"captions, captions-longer, .*, demo; got 'caption'"):
         read_plan(Path("caption"))
 
 
