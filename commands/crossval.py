@@ -22,7 +22,7 @@ def crossval(
     plan: Annotated[
         Path,
         typer.Argument(
-            help="YAML file of a plan, or one of ours: captions, captions-{longer,published,seeds}, demo.",
+            help="YAML file of a plan, or one of ours: captions, captions-{longer,published}, demo.",
             metavar="PLAN",
         ),
     ],
