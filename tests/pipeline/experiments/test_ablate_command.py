@@ -103,7 +103,9 @@ def test_on_a_terminal_the_runs_that_train_are_shown(command, tmp_path):
     command[-1] = "1"
     ours, theirs = pty.openpty()
     env = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "150"}
-    arguments = [*map(str, command), "--set", "training.epochs=8"]
+    # Some seconds of training: what is shown is looked up once a second.
+    epochs = ["--set", "training.epochs=40", "--set", "training.patience=40"]
+    arguments = [*map(str, command), *epochs]
     process = subprocess.Popen([sys.executable, "-m", "rdmf.cli", *arguments], env=env, stderr=theirs)
     os.close(theirs)
     shown = b""
@@ -118,6 +120,6 @@ def test_on_a_terminal_the_runs_that_train_are_shown(command, tmp_path):
     os.close(ours)
     assert process.wait() == 0
     text = shown.decode()
-    for part in ("of 2 runs done", "/8", "queries/s", "2/2", "seed 0"):
+    for part in ("of 2 runs done", "/40", "queries/s", "2/2", "seed 0"):
         assert part in text
     assert Path(tmp_path / "out" / "table.md").is_file()
