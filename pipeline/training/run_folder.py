@@ -33,7 +33,7 @@ def claimed(out: Path, info: RunInfo, resume: bool, on_note: Callable[[str], Non
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give --out another folder")
-    if out.is_dir() and not (out / "run.json").is_file() and any(p.name != LOCK for p in out.iterdir()):
+    if out.is_dir() and not (out / "run.json").is_file() and any(p.name[0] != "." for p in out.iterdir()):
         raise ValueError(f"{out} is not empty and holds no run; give --out another folder")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
