@@ -6,11 +6,13 @@ Nothing here is timed: kills wait for what they aim at to be seen.
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from rdmf.pipeline.training.train import train
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["rdmf.pipeline.training.train"])
+ON_DISK = ("os.mkdir", "open", "os.rename", "os.remove")
+"""Python's audit events."""
 
 
 @pytest.fixture
@@ -115,6 +119,37 @@ def test_a_run_killed_while_it_writes_a_checkpoint_loses_nothing(tiny_features, 
     assert half_written > 0
     run_to_its_end(tiny_features, killed, config)
     assert_same_run(tmp_path / "whole", killed)
+
+
+def killed_before(step: int, features: Path, out: Path, config: Config) -> None:
+    """Train, but die where the run is about to make, open, rename or remove its file for the step-th time."""
+    steps = itertools.count(1)
+
+    def watch(event: str, about: tuple[object, ...]) -> None:
+        if event in ON_DISK and str(out) in str(about[0]) and next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    train(features, out, config, resume=True)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_step_on_the_disk_is_gone_on_with(tiny_features, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])  # its process imports this file
+    tree = tiny_config.model_dump()
+    config = parse_config(tree | {"training": tree["training"] | {"epochs": 1, "checkpoint_steps": 10}}, "test")
+    run_to_its_end(tiny_features, tmp_path / "whole", config)
+    for step in itertools.count(1):
+        out = tmp_path / f"killed-{step}"
+        process = SERVER.Process(target=killed_before, args=(step, tiny_features, out, config))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        run_to_its_end(tiny_features, out, config)
+        assert_same_run(tmp_path / "whole", out)
+    assert step > 20
 
 
 class Stopped(Exception):

@@ -72,13 +72,6 @@ def test_a_folder_with_other_things_in_it_is_not_taken(tiny_features, tiny_confi
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_killed_while_it_wrote_its_first_file_gives_its_folder_to_the_next(tiny_features, tiny_config, tmp_path):
-    (tmp_path / ".lock").touch()
-    (tmp_path / ".run.json.1.part").write_text('{"format":')
-    assert train(tiny_features, tmp_path, changed(tiny_config, epochs=1), resume=True).epochs == 1
-    assert not list(tmp_path.glob(".*.part"))
-
-
 def test_training_stops_when_validation_no_longer_improves(tiny_features, tiny_config, tmp_path):
     result = train(tiny_features, tmp_path / "run", changed(tiny_config, epochs=50, lr=1e-9, patience=2))
     assert result.best_epoch <= result.epochs <= result.best_epoch + 3
