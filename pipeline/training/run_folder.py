@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from ..config import Config, flat
 from .checkpoint import RunInfo, load_run_info, save_run_info
+from .tensor_files import begun
 
 LOCK = ".lock"
 CHECKPOINTS = ("best.safetensors", "last.safetensors", "result.json")
@@ -33,14 +34,15 @@ def claimed(out: Path, info: RunInfo, resume: bool, on_note: Callable[[str], Non
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give --out another folder")
-    if out.is_dir() and not (out / "run.json").is_file() and any(p.name[0] != "." for p in out.iterdir()):
+    said = out / "run.json"
+    if out.is_dir() and not said.is_file() and set(out.iterdir()) - {out / LOCK, *begun(said)}:
         raise ValueError(f"{out} is not empty and holds no run; give --out another folder")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         for leftover in out.glob(".*.part"):
             leftover.unlink(missing_ok=True)
         if not holds_checkpoint(out):
-            if (out / "run.json").is_file():
+            if said.is_file():
                 on_note(f"{out} holds a run that ended before its first checkpoint; it is started anew")
             for name in OURS:
                 (out / name).unlink(missing_ok=True)

@@ -101,6 +101,11 @@ def publish(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def begun(path: Path) -> list[Path]:
+    """What writers of `path` that were killed have left beside it."""
+    return list(path.parent.glob(f".{path.name}.*.part"))
+
+
 def _header_end(data: bytes) -> int:
     return min(8 + int.from_bytes(data[:8], "little"), len(data), _HEADER_LIMIT)
 

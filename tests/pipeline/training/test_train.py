@@ -65,11 +65,12 @@ def test_a_finished_run_is_left_as_it_is_and_another_config_is_refused(tiny_feat
         train(tiny_features, out, changed(tiny_config, lr=0.01), resume=True)
 
 
-def test_a_folder_with_other_things_in_it_is_not_taken(tiny_features, tiny_config, tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["thesis.txt", ".thesis.txt.part"])
+def test_a_folder_with_other_things_in_it_is_not_taken(tiny_features, tiny_config, tmp_path, name):
+    (tmp_path / name).write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
         train(tiny_features, tmp_path, tiny_config)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_training_stops_when_validation_no_longer_improves(tiny_features, tiny_config, tmp_path):
